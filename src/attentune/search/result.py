@@ -1,0 +1,231 @@
+"""What a study found: frozen values that hold everything the ledger, the report and the card tell.
+
+Units: losses and gains are nats per token, lower losses are better, and a positive gain means that the loss fell;
+times are seconds unless the name says milliseconds; memory is bytes. `StudyResult.to_json` and `StudyResult.from_json`
+are exact inverses.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, Field, FiniteFloat, ValidationError, model_validator
+
+from attentune.errors import StudyError
+from attentune.spec.value import Frozen, spec_error
+
+Scalar = bool | int | float | str
+Stage = Literal["objective", "adaptivity", "long range", "parameters", "evaluation", "deployment"]
+TrialStage = Literal["objective", "adaptivity", "long range", "parameters", "evaluation"]
+Status = Literal["complete", "pruned", "failed", "refused"]
+Verdict = Literal["gain", "loss", "noise"]
+Cost = Literal["parameters", "latency_ms", "seconds", "tokens_per_second", "peak_bytes", "tokens"]
+
+STAGES: tuple[Stage, ...] = ("objective", "adaptivity", "long range", "parameters", "evaluation", "deployment")
+
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[FiniteFloat, Field(ge=0)]
+Curve = tuple[tuple[Count, FiniteFloat], ...]  # (training tokens so far, validation nats per token)
+
+
+class TrialRecord(Frozen):
+    """One training run of the study, or one that was refused before it began.
+
+    A trial of a finalist belongs to the arm `final:<name of its ArmResult>` and holds one seed, so that its curve
+    is the curve of that seed.
+    """
+
+    number: Count
+    stage: TrialStage
+    arm: str  # "baseline", "candidate", "final:baseline", "final:tuned", "final:winner", "final:without position" ...
+    status: Status
+    # flat and read only: attention (text form), learning_rate, optimizer, schedule, batch, width ...
+    settings: dict[str, Scalar] = Field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    loss: FiniteFloat | None = None  # validation nats per token; None where the run never got that far
+    bits_per_character: FiniteFloat | None = None
+    bits_per_byte: FiniteFloat | None = None
+    tokens: Count = 0  # trained on
+    seconds: Amount = 0.0
+    tokens_per_second: Amount | None = None  # of training
+    parameters: Count | None = None
+    latency_ms: Amount | None = None  # of one generated token, milliseconds
+    peak_bytes: Count | None = None
+    curve: Curve = ()
+    reason: str = ""  # why it was pruned, failed or refused
+
+    @model_validator(mode="after")
+    def _complete_has_a_loss(self) -> Self:
+        if self.status == "complete" and self.loss is None:
+            raise ValueError(f"a complete trial has a loss, trial {self.number} has none")
+        if self.status in ("failed", "refused") and not self.reason:
+            raise ValueError(f"a {self.status} trial says why, trial {self.number} has no reason")
+        return self
+
+    @property
+    def attention(self) -> str:
+        """The attention in its text form, empty where the settings do not hold it."""
+        return str(self.settings.get("attention", ""))
+
+
+class ArmResult(Frozen):
+    """One finalist: the same attention and settings trained once for every seed."""
+
+    name: str  # "baseline", "tuned", "winner", "without position" ...
+    attention: str  # text form
+    settings: dict[str, Scalar] = Field(default_factory=dict)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    losses: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # validation nats per token, one for each seed
+    bits_per_character: tuple[FiniteFloat, ...] = ()  # one for each seed, or empty
+    bits_per_byte: tuple[FiniteFloat, ...] = ()
+    parameters: Count | None = None
+    latency_ms: Amount | None = None
+    tokens_per_second: Amount | None = None
+    seconds: Amount | None = None  # of training, mean over the seeds
+    peak_bytes: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_number_per_seed(self) -> Self:
+        for name in ("losses", "bits_per_character", "bits_per_byte"):
+            numbers = getattr(self, name)
+            if len(numbers) != len(self.seeds) and (numbers or name == "losses"):
+                raise ValueError(f"{name} needs one number for each seed, got {len(numbers)} for {len(self.seeds)}")
+        return self
+
+    @property
+    def loss(self) -> float:
+        """Mean validation loss over the seeds, nats per token."""
+        return sum(self.losses) / len(self.losses)
+
+
+class Difference(Frozen):
+    """What one change bought: the paired gain over the seeds, with its noise band.
+
+    Made by `attentune.search.analysis.difference`. `band` is the half-width of the 95 % confidence interval of the mean
+    gain, None where a single seed leaves it unknown.
+    """
+
+    what: str  # "tuning", "attention", or the name of a slot
+    detail: str = ""  # what was exchanged for what, e.g. "position=rotary -> none"
+    gain: FiniteFloat  # mean over the seeds, nats per token; positive is better
+    band: Amount | None
+    gains: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # one for each seed
+    seeds: tuple[int, ...]
+    verdict: Verdict
+
+    @property
+    def enough_seeds(self) -> bool:
+        """Whether there are enough pairs to tell a gain from noise at all."""
+        return len(self.gains) >= 3
+
+
+class Constraint(Frozen):
+    """A bound that the objective puts on a cost."""
+
+    cost: Cost
+    at_most: FiniteFloat | None = None
+    at_least: FiniteFloat | None = None
+
+    def met_by(self, value: float) -> bool:
+        """Whether `value`, in the unit of the cost, keeps the bound."""
+        return (self.at_most is None or value <= self.at_most) and (self.at_least is None or value >= self.at_least)
+
+
+class ObjectiveResult(Frozen):
+    """What the study minimised, under which bounds."""
+
+    minimise: str = "validation loss"
+    unit: str = "nats per token"
+    constraints: tuple[Constraint, ...] = ()
+    regularizers: dict[str, float] = Field(default_factory=dict)  # name -> strength, those that were on for every arm
+
+
+class StageResult(Frozen):
+    """What happened in one of the six stages, in a sentence or two for the reader of the report."""
+
+    name: Stage
+    summary: str
+    decision: str = ""  # what was carried on to the next stage
+    seconds: Amount = 0.0
+    tokens: Count = 0
+
+
+class DataResult(Frozen):
+    """The text that the study ran on."""
+
+    description: str  # e.g. "tinyshakespeare.txt, 1 document"
+    fingerprint: str
+    tokenizer: str
+    vocabulary: Count
+    train_tokens: Count
+    validation_tokens: Count
+
+
+class DeploymentCheck(Frozen):
+    """Whether the saved model, loaded by a fresh process, gives the logits that the trained one gave."""
+
+    model: str  # folder of the saved model
+    max_logit_difference: Amount
+    tolerance: Amount
+    passed: bool
+    seconds: Amount = 0.0
+
+
+class Sample(Frozen):
+    """Text that the winner generated."""
+
+    prompt: str
+    text: str  # the continuation alone
+    settings: str = ""  # e.g. "temperature 0.8, top-k 50, seed 0"
+
+
+class StudyResult(Frozen):
+    """Everything a study found."""
+
+    name: str
+    task: str
+    command: str  # exactly as typed
+    versions: dict[str, str]  # "attentune", "python", "torch" ...
+    machine: dict[str, str]  # "processor", "cores", "memory", "system" ...
+    seeds: tuple[int, ...]  # of the paired runs of the finalists
+    study_seed: int = 0
+    data: DataResult
+    objective: ObjectiveResult = ObjectiveResult()
+    protocol: tuple[str, ...] = ()  # what makes the comparison fair, one sentence each
+    budget: str  # as asked for, e.g. "10m" or "50M-tokens"
+    tokens_used: Count
+    baseline: ArmResult  # the 2017 baseline with its customary settings
+    tuned: ArmResult  # the same attention with its own tuned settings
+    winner: ArmResult
+    ablations: tuple[ArmResult, ...] = ()  # the winner with one slot switched off
+    tuning: Difference  # baseline -> tuned
+    attention: Difference  # tuned -> winner
+    slots: tuple[Difference, ...] = ()  # winner without the slot -> winner
+    stages: tuple[StageResult, ...] = ()
+    trials: tuple[TrialRecord, ...] = ()
+    sample: Sample | None = None
+    plan: str = ""  # the explanation of the kernel plan, plain text
+    deployment: DeploymentCheck | None = None
+    started: AwareDatetime
+    finished: AwareDatetime
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the study from start to end."""
+        return (self.finished - self.started).total_seconds()
+
+    def finals(self, arm: str) -> tuple[TrialRecord, ...]:
+        """The complete trials of the finalist `arm` (the name of its `ArmResult`), one for each seed."""
+        return tuple(trial for trial in self.trials if trial.arm == f"final:{arm}" and trial.status == "complete")
+
+    def to_json(self) -> str:
+        """The whole result as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str = "study result") -> Self:
+        """The result that `to_json` wrote; `where` names the source in the StudyError for text that is none."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise StudyError(f"{where} cannot be read: {spec_error(error, cls)}") from None
