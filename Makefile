@@ -15,7 +15,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 demo bench: export OMP_NUM_THREADS := $(WORKERS)
 
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=attentune,beartype.beartype $(PYTEST_ARGS)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=attentune,shape_checks.checked $(PYTEST_ARGS)
 
 .PHONY: help demo test check format lint types imports tests slow bench setup
 

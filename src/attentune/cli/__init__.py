@@ -1,0 +1,112 @@
+"""The command line: parse, call, print.
+
+Every command is a module of this package with `Options` (a frozen value: flags on the command line, keys in the
+TOML file of `--config`), `EXAMPLES` and `run(options)`. PyTorch is imported inside `run`, so that `--help` is quick.
+
+Exit codes: 0 done, 1 done but a check failed, 2 a mistake of the user (one line on stderr), 130 interrupted, 141 the
+reader of a pipe went away. A traceback is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TextIO
+
+from attentune import __version__
+from attentune.cli.parsing import Help, UsageError, parse
+from attentune.errors import AttentuneError, near
+
+COMMANDS = {
+    "optimize": "find the attention and settings that serve your text best; train, explain and save them",
+    "train": "train one model, resumable to the bit",
+    "evaluate": "measure a trained model on text",
+    "generate": "continue a prompt with a trained model",
+    "plan": "explain which kernel computes an attention, and why not the others",
+    "mechanisms": "list the mechanisms: formula, paper, slot, parameters",
+}
+GOES_ON = ("optimize", "train")  # the same command takes up its work again
+
+USAGE = """\
+usage: attentune COMMAND [OPTIONS]
+
+State an attention. Plan it. Prove it. Tune it. Ship it.
+
+commands:
+{commands}
+
+  attentune COMMAND --help   options and examples of a command
+  attentune --version        the version
+
+examples:
+  attentune optimize --data book.txt --budget 10m --out runs/book
+  attentune generate runs/book/best --prompt "Once"
+  attentune plan --attention "heads=8/2, position=rotary, mask=causal & window(256)" --length 4096
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. `arguments` stands for `sys.argv[1:]`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = _dispatch(arguments)
+        sys.stdout.flush()
+    except AttentuneError as error:
+        print(f"attentune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"attentune: {_interrupted(arguments)}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; it must not meet the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        commands = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+        print(USAGE.format(commands=commands), end="")
+        return 0
+    name, *rest = arguments
+    if name in ("-V", "--version"):
+        print(f"attentune {__version__}")
+        return 0
+    if name not in COMMANDS:
+        kind = "option" if name.startswith("-") else "command"
+        known = ("--help", "--version") if kind == "option" else COMMANDS
+        raise UsageError(f"unknown {kind} {name!r}; {near(name, known)}")
+    module = import_module(f"attentune.cli.{name}")
+    try:
+        options = parse(module.Options, rest, command=name, examples=module.EXAMPLES)
+    except Help as help_text:
+        print(help_text, end="")
+        return 0
+    code: int = module.run(options)
+    return code
+
+
+def _interrupted(arguments: list[str]) -> str:
+    if arguments and arguments[0] in GOES_ON:
+        return f"interrupted; the same command goes on where it stopped: {shlex.join(['attentune', *arguments])}"
+    return "interrupted"
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del category, filename, lineno, file, line  # the user is told what, not where in our code
+    print(f"attentune: warning: {' '.join(str(message).split())}", file=sys.stderr)

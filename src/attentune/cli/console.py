@@ -1,0 +1,63 @@
+"""What the terminal shows: results on stdout; progress, as bars or as occasional plain lines, on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+PLAIN_INTERVAL = 15.0  # seconds between two lines of one activity where stderr is no terminal
+
+
+@runtime_checkable
+class Report(Protocol):
+    """Told how far an activity is: steps done, steps in all (0: unknown), and a word on the current state."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as one JSON document; numbers that JSON lacks (NaN, infinity) become null."""
+    print(json.dumps(_finite(value), ensure_ascii=False, indent=2, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+@contextmanager
+def activity(title: str) -> Iterator[Report]:
+    """Show an activity while it lasts: a bar with the time left on a terminal, else a line now and then."""
+    if not sys.stderr.isatty():
+        yield _plain_lines(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
+        task = bars.add_task(title, total=None, note="")
+        yield lambda done, total, note="": bars.update(task, completed=done, total=total or None, note=note)
+
+
+def _plain_lines(title: str) -> Report:
+    last = time.monotonic()
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL:
+            last = now
+            of = f"/{total}" if total else ""
+            print(f"{title}: {done}{of}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+
+    return report

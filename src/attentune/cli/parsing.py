@@ -1,0 +1,150 @@
+"""From arguments and a TOML file to the frozen options of a command.
+
+`tyro` turns the fields of a value into flags (`--optimizer.learning-rate 3e-3`) and their comments into help. What is
+ours: the file of `--config` gives the defaults that flags override, and every mistake is one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import io
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from textwrap import indent
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import tyro
+from pydantic import Field
+
+from attentune.errors import AttentuneError, near
+from attentune.spec.value import Frozen
+
+Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json"), Field(alias="json")]
+REFUSED = re.compile(r"Error parsing (?P<value>[^-\s][^\s:]*): \w+\.(?P<field>\w+): ")
+RULE = re.compile(r"^\s*-{8,}\s*$", re.MULTILINE)
+
+
+class UsageError(AttentuneError):
+    """The command line, or the file of `--config`, asks for something that does not exist."""
+
+
+class Help(Exception):  # noqa: N818 - no error: it carries the text that --help asked for
+    """The help text of a command."""
+
+
+class CommandOptions(Frozen):
+    """What every command accepts; the commands derive their `Options` from it."""
+
+    label: ClassVar[str | None] = "options"
+
+    json_: Json = False  # print the result as JSON on stdout
+
+
+Chosen = TypeVar("Chosen", bound=CommandOptions)
+
+
+def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, examples: str) -> Chosen:
+    """The options that `arguments` (without the command) and the file of `--config` ask for.
+
+    Raises `Help` with the text where help is asked for, `UsageError` or `SpecError` with one line otherwise.
+    """
+    program = f"attentune {command}"
+    default = _from_file(options, arguments) if "config" in options.model_fields else tyro.MISSING_NONPROP
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            parsed: tuple[Chosen, list[str]] = tyro.cli(
+                options,
+                prog=program,
+                description=f"{inspect.getdoc(options)}\n\nexamples:\n{indent(inspect.cleandoc(examples), '  ')}",
+                args=list(arguments),
+                default=default,
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise Help(out.getvalue()) from None
+        raise UsageError(f"{_one_line(err.getvalue(), options.__name__)} (see {program} --help)") from None
+    chosen, unknown = parsed
+    if unknown:
+        raise UsageError(f"{_unknown(unknown[0], options)} (see {program} --help)")
+    return chosen
+
+
+def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
+    """The options with what the file of `--config` says, as the default that flags override."""
+    path = _config_path(arguments)
+    if path is None:
+        return tyro.MISSING_NONPROP
+    table = read_toml(path)
+    keys = set(options.model_fields) - {"config", "json_"}
+    for key in table:
+        if key not in keys:
+            raise UsageError(f"{path}: {key} is unknown; {near(key, keys)}")
+    try:
+        return options(**{**table, "config": path})
+    except AttentuneError as error:
+        raise UsageError(f"{path}: {str(error).removeprefix('options.')}") from None
+
+
+def _config_path(arguments: Sequence[str]) -> Path | None:
+    for position, argument in enumerate(arguments):
+        if argument == "--config" and position + 1 < len(arguments):
+            return Path(arguments[position + 1])
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+    return None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file. Raises `UsageError` with one line where it cannot be had."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text (byte {error.start}), as TOML files are") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: is not valid TOML: {error}") from None
+
+
+def _one_line(boxed: str, root: str) -> str:
+    """What tyro says in its box, between the first rule and the second, as one line.
+
+    Where the value `root`, or one inside it, refused a field, the field is called by its flag.
+    """
+    title, *blocks = RULE.split(boxed)
+    text = " ".join((blocks[0] if blocks else title).split())
+    if refused := REFUSED.match(text):
+        group = "" if refused["value"] == root else f"{refused['value']}."
+        return f"--{group}{refused['field'].replace('_', '-')}: {text[refused.end() :]}"
+    for noise in (f"Error parsing {root}: options: ", f"Error parsing {root}: ", "Error parsing "):
+        text = text.removeprefix(noise)
+    return text
+
+
+def _unknown(token: str, options: type[Frozen]) -> str:
+    if not token.startswith("-"):
+        return f"unexpected argument {token!r}"
+    name = token.split("=")[0]
+    flags = list(_flags(options))
+    leaf = name.lstrip("-").rpartition(".")[2]
+    close = [flag for flag in flags if flag.lstrip("-").rpartition(".")[2] == leaf]
+    close = close or difflib.get_close_matches(name, flags, n=2, cutoff=0.55)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"unknown option {name!r}{hint}"
+
+
+def _flags(value: type[Frozen], prefix: str = "--") -> Iterator[str]:
+    for name, field in value.model_fields.items():
+        flag = prefix + (field.alias or name).replace("_", "-")
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, Frozen):
+            yield from _flags(field.annotation, f"{flag}.")
+        elif tyro.conf.Positional not in field.metadata:
+            yield flag
