@@ -25,6 +25,7 @@ from attentune.spec.value import Frozen
 
 Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json"), Field(alias="json")]
 REFUSED = re.compile(r"Error parsing (?P<value>[^-\s][^\s:]*): \w+\.(?P<field>\w+): ")
+NESTED = re.compile(r"^([\w.]+): [A-Z]\w*\.(?=\w)")  # `optimizer: OptimizerSpec.` before the name of a field
 RULE = re.compile(r"^\s*-{8,}\s*$", re.MULTILINE)
 
 
@@ -88,7 +89,8 @@ def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
     try:
         return options(**{**table, "config": path})
     except AttentuneError as error:
-        raise UsageError(f"{path}: {str(error).removeprefix('options.')}") from None
+        said = str(error).removeprefix("options.").removeprefix("options: ")
+        raise UsageError(f"{path}: {NESTED.sub(r'\1.', said)}") from None
 
 
 def _config_path(arguments: Sequence[str]) -> Path | None:
