@@ -90,7 +90,8 @@ def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
         return options(**{**table, "config": path})
     except AttentuneError as error:
         said = str(error).removeprefix("options.").removeprefix("options: ")
-        raise UsageError(f"{path}: {NESTED.sub(r'\1.', said)}") from None
+        said = NESTED.sub(r"\1.", said)
+        raise UsageError(f"{path}: {said}") from None
 
 
 def _config_path(arguments: Sequence[str]) -> Path | None:
