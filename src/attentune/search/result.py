@@ -23,6 +23,8 @@ Cost = Literal["parameters", "latency_ms", "seconds", "tokens_per_second", "peak
 
 STAGES: tuple[Stage, ...] = ("objective", "adaptivity", "long range", "parameters", "evaluation", "deployment")
 
+FEWEST_SEEDS = 3  # two pairs have one degree of freedom: a quantile of 12.7 tells nothing about neural networks
+
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[FiniteFloat, Field(ge=0)]
 Curve = tuple[tuple[Count, FiniteFloat], ...]  # (training tokens so far, validation nats per token)
@@ -116,7 +118,7 @@ class Difference(Frozen):
     @property
     def enough_seeds(self) -> bool:
         """Whether there are enough pairs to tell a gain from noise at all."""
-        return len(self.gains) >= 3
+        return len(self.gains) >= FEWEST_SEEDS
 
 
 class Constraint(Frozen):

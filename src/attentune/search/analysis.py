@@ -1,0 +1,128 @@
+"""Whether a difference is more than noise, and which trials no other beats on both quality and cost.
+
+The noise band of a gain is the half-width of the 95 % confidence interval of the mean of paired differences
+(Student, "The probable error of a mean", Biometrika 1908). Pairs share the seed, and with it the order of the data,
+so that what both runs have in common cancels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from attentune.errors import StudyError
+from attentune.search.result import FEWEST_SEEDS, ArmResult, Cost, Difference, TrialRecord, Verdict
+
+CONFIDENCE = 0.95
+
+MORE_IS_BETTER: frozenset[Cost] = frozenset({"tokens_per_second"})
+
+
+def t_coverage(t: float, degrees: int) -> float:
+    """P(|T| <= t) for Student's t with `degrees` of freedom, by its finite series (Abramowitz & Stegun 26.7.3-4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    term, total = (cosine, 0.0) if degrees % 2 else (1.0, 0.0)
+    for power in range(2 + degrees % 2, degrees + 1, 2):
+        total += term
+        term *= cosine * cosine * (power - 1) / power
+    if degrees % 2:
+        return 2 / math.pi * (angle + sine * total)
+    return sine * total
+
+
+def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
+    """The t with P(|T| <= t) = `confidence`, for a whole number of `degrees` of freedom, at least 1."""
+    if degrees < 1 or not 0 < confidence < 1:
+        raise ValueError(f"needs degrees >= 1 and 0 < confidence < 1, got {degrees} and {confidence}")
+    low, high = 0.0, 1.0
+    while t_coverage(high, degrees) < confidence:
+        low, high = high, 2 * high
+    while (middle := (low + high) / 2) not in (low, high):
+        if t_coverage(middle, degrees) < confidence:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def noise_band(gains: Sequence[float]) -> float | None:
+    """Half-width of the 95 % confidence interval of the mean of `gains`; None for fewer than two."""
+    count = len(gains)
+    if count < 2:
+        return None
+    deviation = float(np.std(np.asarray(gains, dtype=np.float64), ddof=1))
+    return t_quantile(count - 1) * deviation / math.sqrt(count)
+
+
+def judge(gains: Sequence[float]) -> Verdict:
+    """`gain` or `loss` where the mean lies outside its noise band; `noise` inside it or with fewer than three pairs."""
+    band = noise_band(gains)
+    if band is None or len(gains) < FEWEST_SEEDS:
+        return "noise"
+    mean = float(np.mean(gains))
+    if abs(mean) <= band:
+        return "noise"
+    return "gain" if mean > 0 else "loss"
+
+
+def difference(what: str, before: ArmResult, after: ArmResult, *, detail: str = "") -> Difference:
+    """What the change from `before` to `after` bought, paired over the seeds that both ran.
+
+    Errors: StudyError when no seed is shared, or when an arm holds a seed twice.
+    """
+    for arm in (before, after):
+        if len(set(arm.seeds)) != len(arm.seeds):
+            raise StudyError(f"arm '{arm.name}' holds a seed twice: {', '.join(map(str, arm.seeds))}")
+    losses = dict(zip(after.seeds, after.losses, strict=True))
+    pairs = [
+        (seed, loss - losses[seed]) for seed, loss in zip(before.seeds, before.losses, strict=True) if seed in losses
+    ]
+    if not pairs:
+        raise StudyError(f"arms '{before.name}' and '{after.name}' share no seed, so their losses cannot be paired")
+    gains = tuple(gain for _, gain in pairs)
+    return Difference(
+        what=what,
+        detail=detail,
+        gain=float(np.mean(gains)),
+        band=noise_band(gains),
+        gains=gains,
+        seeds=tuple(seed for seed, _ in pairs),
+        verdict=judge(gains),
+    )
+
+
+def pareto_indices(costs: Sequence[float], losses: Sequence[float]) -> tuple[int, ...]:
+    """Indices of the points that no other point beats, by rising cost; smaller is better in both.
+
+    A point is beaten by one that is no worse in both and better in at least one. Equal points are all kept.
+    """
+    order = sorted(range(len(costs)), key=lambda index: (costs[index], losses[index]))
+    front: list[int] = []
+    for index in order:
+        last = front[-1] if front else None
+        if last is None or losses[index] < losses[last] or (costs[index], losses[index]) == (costs[last], losses[last]):
+            front.append(index)
+    return tuple(front)
+
+
+def cost_of(trial: TrialRecord, cost: Cost) -> float | None:
+    """The `cost` of a trial in its own unit, None where it was not measured."""
+    value: float | None = getattr(trial, cost)
+    return value
+
+
+def pareto_front(trials: Sequence[TrialRecord], cost: Cost) -> tuple[TrialRecord, ...]:
+    """The complete trials that no other complete trial beats on both loss and `cost`, cheapest first.
+
+    Trials where the cost was not measured are left out. Of `tokens_per_second` more is better: the fastest is first.
+    """
+    known: list[tuple[float, float, TrialRecord]] = []
+    for trial in trials:
+        value = cost_of(trial, cost)
+        if trial.status == "complete" and trial.loss is not None and value is not None:
+            known.append((-value if cost in MORE_IS_BETTER else value, trial.loss, trial))
+    chosen = pareto_indices([value for value, _, _ in known], [loss for _, loss, _ in known])
+    return tuple(known[index][2] for index in chosen)

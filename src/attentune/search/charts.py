@@ -1,0 +1,244 @@
+"""The report's charts as inline SVG: learning curves, quality against cost, and gains with their whiskers.
+
+Colours come from classes that the report's style sheet sets for light and dark screens; lines differ in dashes and
+marks in shape as well, so that nothing depends on colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from attentune.search.analysis import pareto_indices
+from attentune.search.result import Curve, Difference
+from attentune.search.wording import gain_text, loss_text, short_count
+
+WIDTH, HEIGHT = 560, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 52
+_ROW = 38  # height of one line of the gains chart
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From numbers to SVG units, linear or logarithmic, with round ticks."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    def at(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return round(self.start + (value - low) / (high - low) * (self.end - self.start), 2)
+
+    def ticks(self, count: int = 5) -> tuple[float, ...]:
+        """About `count` round numbers between the ends."""
+        if self.logarithmic:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            inside = [m * 10.0**p for p in powers for m in (1, 2, 5) if self.low <= m * 10.0**p <= self.high]
+            if len(inside) >= 2:
+                return tuple(inside[:: math.ceil(len(inside) / (count + 1))])
+        step = round_step((self.high - self.low) / count)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return tuple(number * step for number in range(first, last + 1))
+
+
+def round_step(rough: float) -> float:
+    """The smallest of 1, 2, 2.5, 5, 10 times a power of ten that is at least `rough`."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def axis(values: Sequence[float], start: float, end: float, *, pad: float = 0.06, may_be_log: bool = False) -> Axis:
+    """An axis with room for all `values`; logarithmic where allowed and they span more than a factor of 8."""
+    low, high = min(values), max(values)
+    if may_be_log and low > 0 and high / low > 8:
+        room = (high / low) ** pad
+        return Axis(low / room, high * room, start, end, logarithmic=True)
+    room = (high - low) * pad or abs(high) * 0.05 or 1.0
+    return Axis(low - room, high + room, start, end)
+
+
+def _frame(x: Axis, y: Axis, x_label: str, y_label: str, x_text: Callable[[float], str]) -> Markup:
+    parts = []
+    step = y.ticks()[1] - y.ticks()[0] if len(y.ticks()) > 1 else 0.1
+    digits = max(0, min(4, -math.floor(math.log10(step) - 1e-9) + (f"{step:e}"[:3] == "2.5")))
+    for value in y.ticks():
+        height = y.at(value)
+        parts.append(
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x.start, x.end, height, height)
+        )
+        parts.append(
+            Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(
+                x.start - 8, height + 4, f"{value:.{digits}f}"
+            )
+        )
+    for value in x.ticks():
+        across = x.at(value)
+        parts.append(
+            Markup('<line class="grid faint" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across, across, y.start, y.end)
+        )
+        parts.append(
+            Markup('<text class="tick middle" x="{}" y="{}">{}</text>').format(across, y.start + 18, x_text(value))
+        )
+    parts.append(Markup('<text class="axis end" x="{}" y="{}">{}</text>').format(x.end, y.start + 40, x_label))
+    parts.append(
+        Markup('<text class="axis middle" transform="translate(14 {}) rotate(-90)">{}</text>').format(
+            (y.start + y.end) / 2, y_label
+        )
+    )
+    return Markup("").join(parts)
+
+
+def _svg(content: Markup, label: str, height: float = HEIGHT) -> Markup:
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, height, label, content
+    )
+
+
+@dataclass(frozen=True)
+class CurveSeries:
+    """The learning curves of one finalist, one for each seed."""
+
+    name: str  # also the class: "baseline", "tuned" or "winner"
+    label: str
+    curves: tuple[Curve, ...]
+
+    def mean(self) -> Curve:
+        """Mean loss at every token count that all the seeds reached."""
+        heights = [dict(curve) for curve in self.curves]
+        shared = sorted(set(heights[0]).intersection(*heights[1:])) if heights else []
+        return tuple((tokens, sum(height[tokens] for height in heights) / len(heights)) for tokens in shared)
+
+
+def learning_curves(series: Sequence[CurveSeries]) -> Markup | None:
+    """Validation loss over training tokens, seeds thin and their mean thick; None where no curve has two points.
+
+    The picture is cut above the loss that half of the training has left behind, so that the end can be read.
+    """
+    drawn = [one for one in series if any(len(curve) > 1 for curve in one.curves)]
+    points = [point for one in drawn for curve in one.curves for point in curve]
+    if not points:
+        return None
+    low = min(loss for _, loss in points)
+    last = max(tokens for tokens, _ in points)
+    late = [loss for tokens, loss in points if tokens >= 0.2 * last]
+    top = min(max(loss for _, loss in points), max(late) + 0.25 * (max(late) - low))
+    x = Axis(0, last * 1.02, _LEFT, WIDTH - _RIGHT)
+    y = axis((low, top), HEIGHT - _BOTTOM, _TOP)
+    lines = [Markup('<clipPath id="inside"><rect x="{}" y="{}" width="{}" height="{}"/></clipPath>').format(
+        _LEFT, _TOP, WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    )]  # fmt: skip
+    path = Markup('<polyline class="{} {}" points="{}" clip-path="url(#inside)"><title>{}</title></polyline>')
+    for thickness in ("seed", "mean"):
+        for one in drawn:
+            mean = one.mean()
+            for curve in one.curves if thickness == "seed" else (mean,) if len(mean) > 1 else one.curves[:1]:
+                places = " ".join(f"{x.at(tokens)},{y.at(loss)}" for tokens, loss in curve)
+                lines.append(path.format(thickness, one.name, places, f"{one.label}: {curve[-1][1]:.4f} at the end"))
+    ends = ", ".join(f"{one.label} ends at {one.mean()[-1][1]:.4f}" for one in drawn if one.mean())
+    frame = _frame(x, y, "training tokens", "validation loss, nats per token", short_count)
+    return _svg(frame + Markup("").join(lines), f"Learning curves. {ends}")
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """A trial or a finalist in the picture of quality against cost."""
+
+    cost: float
+    loss: float
+    kind: str  # the class: "trial", "ablation", "baseline", "tuned" or "winner"
+    label: str
+
+
+def quality_against_cost(points: Sequence[CostPoint], name: str, x_text: Callable[[float], str]) -> Markup | None:
+    """Loss over one cost with the Pareto front as a staircase; None for fewer than two points.
+
+    Trials far worse than the rest are set on the upper edge; their tooltips hold the true loss.
+    """
+    if len(points) < 2:
+        return None
+    losses = sorted(point.loss for point in points)
+    named = [point.loss for point in points if point.kind != "trial"]
+    cut = max([losses[int(0.9 * (len(losses) - 1))], *named])
+    x = axis([point.cost for point in points], _LEFT, WIDTH - _RIGHT, may_be_log=True)
+    y = axis((losses[0], cut), HEIGHT - _BOTTOM, _TOP)
+    front = [points[index] for index in pareto_indices([p.cost for p in points], [p.loss for p in points])]
+    parts = [_frame(x, y, name, "validation loss, nats per token", x_text)]
+    path = [f"M{x.at(front[0].cost)},{_TOP} V{y.at(min(front[0].loss, y.high))}"]
+    path += [f"H{x.at(point.cost)} V{y.at(point.loss)}" for point in front[1:]]
+    parts.append(Markup('<path class="front" d="{} H{}"/>').format(" ".join(path), WIDTH - _RIGHT))
+    order = ("trial", "ablation", "baseline", "tuned", "winner")
+    for point in sorted(points, key=lambda point: order.index(point.kind)):
+        above = " (above the picture)" if point.loss > y.high else ""
+        best = ", on the front" if point in front else ""
+        hint = f"{point.label}: {loss_text(point.loss)}{above} at {x_text(point.cost)}{best}"
+        place = (x.at(point.cost), y.at(min(point.loss, y.high)))
+        parts.append(mark(point.kind, *place, hint=hint, classes="on-front" if point in front else ""))
+    label = f"Validation loss against {name}, {len(points)} points, {len(front)} of them on the Pareto front"
+    return _svg(Markup("").join(parts), label)
+
+
+def mark(kind: str, x: float, y: float, *, hint: str = "", classes: str = "") -> Markup:
+    """The mark of a kind of point: square baseline, triangle tuned, disc winner, diamond ablation, ring trial."""
+    shapes = {
+        "baseline": "M-5.5,-5.5h11v11h-11z",
+        "tuned": "M0,-7l7,12.5h-14z",
+        "winner": "M-7,0a7,7 0 1,0 14,0a7,7 0 1,0 -14,0z",
+        "ablation": "M0,-5.5l5.5,5.5l-5.5,5.5l-5.5,-5.5z",
+        "trial": "M-3.6,0a3.6,3.6 0 1,0 7.2,0a3.6,3.6 0 1,0 -7.2,0z",
+    }
+    return Markup('<path class="mark {} {}" transform="translate({} {})" d="{}"><title>{}</title></path>').format(
+        kind, classes, x, y, shapes[kind], hint
+    )
+
+
+def gains(rows: Sequence[tuple[str, Difference]]) -> Markup | None:
+    """A dot for each gain with its noise band as whiskers, the seeds as small dots; None without rows."""
+    if not rows:
+        return None
+    left, right = 118, WIDTH - 16
+    ends = [0.0]
+    for _, found in rows:
+        band = found.band if found.enough_seeds and found.band is not None else 0.0
+        ends += [found.gain - band, found.gain + band, *found.gains]
+    x = axis(ends, left, right)
+    height = _TOP + _ROW * len(rows) + _BOTTOM
+    bottom = height - _BOTTOM
+    parts = []
+    for value in x.ticks():
+        across = x.at(value)
+        parts.append(
+            Markup('<line class="grid faint" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across, across, _TOP, bottom)
+        )
+        shown = "0" if abs(value) < 1e-12 else f"{value:+.3g}".replace("-", "−")
+        parts.append(Markup('<text class="tick middle" x="{}" y="{}">{}</text>').format(across, bottom + 18, shown))
+    parts.append(
+        Markup('<line class="zero" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x.at(0), x.at(0), _TOP - 6, bottom)
+    )
+    parts.append(
+        Markup('<text class="axis end" x="{}" y="{}">gain, nats per token →</text>').format(right, bottom + 40)
+    )
+    for index, (label, found) in enumerate(rows):
+        middle = _TOP + _ROW * (index + 0.5)
+        parts.append(Markup('<text class="row-label end" x="{}" y="{}">{}</text>').format(left - 12, middle + 5, label))
+        row = [Markup("<title>{}: {}, {}</title>").format(label, gain_text(found), found.verdict)]
+        if found.band is not None and found.enough_seeds:
+            low, high = x.at(found.gain - found.band), x.at(found.gain + found.band)
+            whisker = f"M{low},{middle - 6}v12 M{low},{middle}H{high} M{high},{middle - 6}v12"
+            row.append(Markup('<path class="whisker" d="{}"/>').format(whisker))
+        row += [
+            Markup('<circle class="seed" cx="{}" cy="{}" r="2.4"/>').format(x.at(gain), middle + 11)
+            for gain in found.gains
+        ]
+        row.append(Markup('<circle class="gain" cx="{}" cy="{}" r="6"/>').format(x.at(found.gain), middle))
+        parts.append(Markup('<g class="{}">{}</g>').format(found.verdict, Markup("").join(row)))
+    told = "; ".join(f"{label} {gain_text(found)}, {found.verdict}" for label, found in rows)
+    return _svg(Markup("").join(parts), f"Gains with their noise bands: {told}", height)

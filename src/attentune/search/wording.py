@@ -1,0 +1,137 @@
+"""How the report and the card write numbers and verdicts: the same rounding and the same sentences everywhere.
+
+Losses and gains show four digits after the point, gains their sign and noise band; a gain within its band is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from attentune.search.result import Constraint, Cost, Difference, Scalar, StudyResult
+
+NONE: Final = "–"
+COST_NAMES: Final[Mapping[Cost, str]] = {
+    "parameters": "parameters",
+    "latency_ms": "latency of one token",
+    "seconds": "training time",
+    "tokens_per_second": "training speed",
+    "peak_bytes": "peak memory",
+    "tokens": "training tokens",
+}
+
+
+def signed(value: float) -> str:
+    """`+0.0512`, with a true minus sign; four digits after the point."""
+    rounded = f"{abs(value):.4f}"
+    if float(rounded) == 0:
+        return rounded
+    return ("+" if value > 0 else "−") + rounded
+
+
+def loss_text(value: float | None) -> str:
+    """A loss with four digits after the point."""
+    return NONE if value is None else f"{value:.4f}"
+
+
+def gain_text(found: Difference) -> str:
+    """`+0.0512 ± 0.0101`; without the band where it is unknown."""
+    return signed(found.gain) + ("" if found.band is None else f" ± {found.band:.4f}")
+
+
+def count_text(value: float | None) -> str:
+    """A whole number with separators: `804,096`."""
+    return NONE if value is None else f"{round(value):,}"
+
+
+def short_count(value: float | None) -> str:
+    """A count of three digits with a letter: `804k`, `1.54M`."""
+    if value is None:
+        return NONE
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def bytes_text(value: float | None) -> str:
+    """Memory in decimal units: `212 MB`."""
+    if value is None:
+        return NONE
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time span in the two largest units that matter: `57 min 12 s`."""
+    if seconds is None:
+        return NONE
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def cost_text(cost: Cost, value: float | None) -> str:
+    """The value of a cost with its unit."""
+    if value is None:
+        return NONE
+    if cost == "latency_ms":
+        return f"{value:.3g} ms"
+    if cost == "seconds":
+        return duration_text(value)
+    if cost == "tokens_per_second":
+        return f"{short_count(value)} tokens/s"
+    if cost == "peak_bytes":
+        return bytes_text(value)
+    return short_count(value)
+
+
+def setting_text(value: Scalar) -> str:
+    """The value of one setting, short but exact enough to be told from its neighbours."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def settings_text(settings: Mapping[str, Scalar]) -> str:
+    """All settings but the attention in one line: `learning_rate 0.004, optimizer muon`."""
+    return ", ".join(f"{name} {setting_text(value)}" for name, value in settings.items() if name != "attention")
+
+
+def constraint_text(bound: Constraint) -> str:
+    """The bound as a phrase: `latency of one token at most 5 ms`."""
+    limits = []
+    if bound.at_least is not None:
+        limits.append(f"at least {cost_text(bound.cost, bound.at_least)}")
+    if bound.at_most is not None:
+        limits.append(f"at most {cost_text(bound.cost, bound.at_most)}")
+    return f"{COST_NAMES[bound.cost]} {' and '.join(limits) or 'unbounded'}"
+
+
+def judgement(subject: str, found: Difference, *, further: bool = False) -> str:
+    """One plain sentence on what `subject` bought, for a reader who reads nothing else."""
+    pairs = f"{len(found.gains)} paired seeds"
+    if not found.enough_seeds:
+        seeds = "one seed is" if len(found.gains) == 1 else "two seeds are"
+        return f"{subject} changed the loss by {gain_text(found)} (positive is better), but {seeds} not enough to tell."
+    size = f"{abs(found.gain):.4f} ± {found.band:.4f} nats per token ({pairs})"
+    if found.verdict == "gain":
+        return f"{subject} lowered the validation loss by {'a further ' if further else ''}{size}."
+    if found.verdict == "loss":
+        return f"{subject} made the validation loss worse by {size}."
+    return f"{subject} brought no improvement beyond noise: {gain_text(found)} nats per token ({pairs})."
+
+
+def verdict_sentences(result: StudyResult) -> tuple[str, str]:
+    """What tuning gained and what the attention alone gained, each with its band: the top of report and card."""
+    tuning = judgement("Tuning the baseline", result.tuning)
+    if result.winner.attention == result.tuned.attention:
+        return tuning, "No candidate attention was better than the tuned baseline's own, which therefore stays."
+    further = result.tuning.verdict == "gain" and result.attention.verdict == "gain"
+    return tuning, judgement("The attention alone", result.attention, further=further)

@@ -1,0 +1,135 @@
+"""Noise bands, verdicts and Pareto fronts against printed tables and numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from attentune.errors import StudyError
+from attentune.search.analysis import (
+    difference,
+    judge,
+    noise_band,
+    pareto_front,
+    pareto_indices,
+    t_coverage,
+    t_quantile,
+)
+from attentune.search.result import ArmResult, Status, TrialRecord
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    # two-sided 95 %, from the table printed in every statistics book
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (10, 2.228), (30, 2.042), (120, 1.980)],
+)
+def test_quantiles_match_the_printed_table(degrees: int, quantile: float) -> None:
+    assert t_quantile(degrees) == pytest.approx(quantile, abs=5.1e-4)
+
+
+def test_quantiles_with_a_closed_form_are_exact() -> None:
+    # one degree is Cauchy's distribution; two have the closed form c * sqrt(2 / (1 - c^2))
+    assert t_quantile(1) == pytest.approx(math.tan(math.pi / 2 * 0.95), rel=1e-12)
+    assert t_quantile(2) == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)), rel=1e-12)
+    assert t_quantile(4, 0.99) == pytest.approx(4.604095, abs=1e-6)
+    assert t_quantile(100_000) == pytest.approx(1.959964, abs=1e-4)
+
+
+def test_coverage_of_nothing_is_zero_and_grows() -> None:
+    for degrees in (1, 2, 3, 8):
+        values = [t_coverage(t, degrees) for t in (0.0, 0.5, 1.0, 5.0, 500.0)]
+        assert values[0] == 0
+        assert values == sorted(values)
+        assert 0.99 < values[-1] <= 1
+
+
+@pytest.mark.parametrize(("degrees", "confidence"), [(0, 0.95), (3, 0.0), (3, 1.0)])
+def test_quantiles_refuse_what_has_no_answer(degrees: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match="degrees >= 1"):
+        t_quantile(degrees, confidence)
+
+
+def test_band_by_hand() -> None:
+    # gains .04 .05 .06: mean .05, standard deviation .01, standard error .01/sqrt(3), quantile 4.30265
+    assert noise_band((0.04, 0.05, 0.06)) == pytest.approx(4.30265 * 0.01 / math.sqrt(3), rel=1e-5)
+    assert noise_band((0.1,)) is None
+    assert noise_band((0.1, 0.3)) == pytest.approx(12.7062 * 0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ((0.04, 0.05, 0.06), "gain"),  # band .0248 < .05
+        ((-0.04, -0.05, -0.06), "loss"),
+        ((0.0, 0.05, 0.1), "noise"),  # band .124 > .05
+        ((0.0, 0.0, 0.0), "noise"),  # nothing at all is no gain
+        ((0.5, 0.5), "noise"),  # two seeds are not enough to tell, however alike
+        ((0.5,), "noise"),
+    ],
+)
+def test_verdicts(gains: tuple[float, ...], verdict: str) -> None:
+    assert judge(gains) == verdict
+
+
+def arm(name: str, seeds: tuple[int, ...], losses: tuple[float, ...]) -> ArmResult:
+    return ArmResult(name=name, attention="heads=4", seeds=seeds, losses=losses)
+
+
+def test_difference_pairs_by_seed_whatever_the_order() -> None:
+    before = arm("tuned", (0, 1, 2), (1.70, 1.80, 1.90))
+    after = arm("winner", (2, 0, 1), (1.84, 1.66, 1.75))
+    found = difference("attention", before, after, detail="x -> y")
+    assert found.gains == pytest.approx((0.04, 0.05, 0.06))
+    assert found.gain == pytest.approx(0.05)
+    assert found.band == pytest.approx(0.0248414, abs=1e-6)
+    assert (found.verdict, found.seeds, found.detail) == ("gain", (0, 1, 2), "x -> y")
+
+
+def test_difference_uses_only_shared_seeds() -> None:
+    found = difference("tuning", arm("a", (0, 1, 2), (2.0, 2.1, 2.2)), arm("b", (1, 5), (2.0, 9.0)))
+    assert found.seeds == (1,)
+    assert found.gains == pytest.approx((0.1,))
+    assert found.band is None
+    assert found.verdict == "noise"
+    assert not found.enough_seeds
+
+
+def test_difference_refuses_what_cannot_be_paired() -> None:
+    with pytest.raises(StudyError, match="share no seed"):
+        difference("tuning", arm("a", (0,), (2.0,)), arm("b", (1,), (2.0,)))
+    with pytest.raises(StudyError, match="'b' holds a seed twice"):
+        difference("tuning", arm("a", (0,), (2.0,)), arm("b", (0, 0), (2.0, 3.0)))
+
+
+def test_pareto_by_hand() -> None:
+    costs = [3.0, 1.0, 2.0, 2.0, 4.0, 1.0]
+    losses = [1.0, 3.0, 2.0, 2.5, 1.0, 3.0]
+    # (1, 3) twice, (2, 2), (3, 1); (2, 2.5) loses to (2, 2), and (4, 1) to (3, 1)
+    assert pareto_indices(costs, losses) == (1, 5, 2, 0)
+    assert pareto_indices([], []) == ()
+
+
+def trial(number: int, loss: float, speed: float | None, status: Status = "complete") -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        stage="parameters",
+        arm="candidate",
+        status=status,
+        loss=loss,
+        parameters=number * 100,
+        tokens_per_second=speed,
+        reason="" if status == "complete" else "because",
+    )
+
+
+def test_front_of_trials_knows_that_speed_is_good_and_skips_the_unmeasured() -> None:
+    trials = [
+        trial(1, 2.0, 100.0),
+        trial(2, 1.8, 50.0),
+        trial(3, 1.9, 40.0),
+        trial(4, 1.0, None),
+        trial(5, 0.5, 500.0, status="pruned"),
+    ]
+    assert [record.number for record in pareto_front(trials, "tokens_per_second")] == [1, 2]
+    assert [record.number for record in pareto_front(trials, "parameters")] == [1, 2, 4]
