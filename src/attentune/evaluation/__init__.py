@@ -1,0 +1,1 @@
+"""Evaluation: quality and cost, by the same protocol everywhere."""
