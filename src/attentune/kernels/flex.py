@@ -1,0 +1,139 @@
+"""PyTorch FlexAttention, compiled: any elementwise score and any mask, without storing the scores.
+
+On a CPU it has a forward pass only. It is never run uncompiled, which would be slower than the
+reference; where no compiler is at hand it says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from typing import Any, final
+
+import torch
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
+from attentune.kernels.layout import LayoutKind
+from attentune.shapes import Tensor
+from attentune.spec.positions import Positions
+from attentune.spec.slots import Bias, ElementwiseScore
+
+
+@final
+class Flex:
+    """Compiled FlexAttention."""
+
+    name = "flex"
+
+    def supports(self, request: Request) -> tuple[Reason, ...]:
+        spec, dims = request.spec, request.dims
+        reasons = []
+        if spec.similarity.inner_product_scale(dims) is None:
+            reasons.append(Reason(f"similarity={spec.similarity.kind}", "is not an inner product"))
+        if spec.normalizer.kind not in ("softmax", "softmax_off_by_one"):
+            reasons.append(Reason(f"normalizer={spec.normalizer.kind}", "the kernel computes softmax only"))
+        for slot in ("head_mix", "selector"):
+            if (value := getattr(spec, slot)) is not None:
+                reasons.append(Reason(f"{slot}={value.kind}", "needs the scores of other heads or whole rows"))
+        if request.dropout:
+            reasons.append(Reason("dropout", "the kernel has none"))
+        for output in sorted(request.wanted - {"output", "lse"}):
+            reasons.append(Reason(f"wanted={output}", "the kernel gives output and log-sum-exp alone"))
+        if request.dtype is torch.float64:
+            reasons.append(Reason("dtype=float64", "the kernel computes in float32"))
+        if request.device == "cpu":
+            if request.needs_grad:
+                reasons.append(Reason("gradients", "FlexAttention has no backward pass on a CPU"))
+            if not _compiler():
+                reasons.append(Reason("compiler", "a C++ compiler is needed on a CPU, and none was found"))
+        if min(request.query_length, request.key_length) < 1:
+            reasons.append(Reason("length", "at least one query and one key are needed"))
+        if spec.heads.kind == "latent" and dims.head_width != dims.value_width and request.device == "cpu":
+            reasons.append(Reason("heads=latent", "values must be as wide as keys on a CPU"))
+        if any(score.kind == "residual_scores" for score in spec.scores):
+            reasons.append(Reason("scores=residual_scores", "values must be as wide as keys"))
+        return tuple(reasons)
+
+    def cost(self, request: Request) -> Cost:
+        d = request.dims
+        operations = 2 * request.pairs * (d.head_width + d.value_width) * (3.5 if request.needs_grad else 1)
+        share = 0.5 if request.spec.mask.lookahead == 0 and request.layout is not LayoutKind.CACHED else 1.0
+        size = torch.finfo(request.dtype).bits // 8
+        return Cost(operations * share, size * request.operand_elements * (3 if request.needs_grad else 1))
+
+    def run(self, call: Call) -> Result:
+        length, keys = call.q.shape[2], call.k.shape[2]
+        rows = max(call.layout.query.index.shape[0], call.layout.key.index.shape[0])
+        name = ("flex", call.spec.mask, length, keys)
+        block_mask = call.layout.once(
+            name, lambda: create_block_mask(_mask_mod(call), rows if rows > 1 else None, None, length, keys, call.q.device)
+        )
+        k, v = call.k, call.v
+        if (valid := call.layout.key.valid) is not None:
+            k, v = k.masked_fill(~valid[:, None, :, None], 0.0), v.masked_fill(~valid[:, None, :, None], 0.0)
+        o, lse = _compiled()(
+            call.q,
+            k,
+            v,
+            score_mod=_score_mod(call),
+            block_mask=block_mask,
+            scale=call.spec.similarity.inner_product_scale(call.dims),
+            enable_gqa=call.dims.groups != call.dims.heads,
+            return_lse=True,
+        )
+        if call.spec.normalizer.kind == "softmax_off_by_one":  # one more exp(0) in the denominator
+            o = o * torch.sigmoid(lse)[..., None].to(o.dtype)
+        seen = call.layout.visible(call.spec.mask).any(-1, keepdim=True)
+        o = o.masked_fill(~seen, 0.0)
+        return Result(o, {"lse": lse.masked_fill(~seen[..., 0], float("-inf"))} if "lse" in call.wanted else {})
+
+
+def _at(positions: Positions, row: Tensor, place: Tensor) -> Positions:
+    """The position of one token, addressed by the kernel's indices."""
+    batch = positions.index.shape[0]
+    return positions.map(lambda tensor: tensor[row if batch > 1 else 0, place])
+
+
+def _mask_mod(call: Call) -> Callable[..., Tensor]:
+    mask, layout = call.spec.mask, call.layout
+
+    def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        query, key = _at(layout.query, b, q), _at(layout.key, b, k)
+        seen = mask.visible(query, key)
+        if query.document is not None and key.document is not None and layout.kind is not LayoutKind.CROSS:
+            seen = seen & (query.document == key.document)
+        if key.valid is not None:
+            seen = seen & key.valid
+        return seen if query.valid is None else seen & query.valid
+
+    return visible
+
+
+def _score_mod(call: Call) -> Callable[..., Tensor] | None:
+    spec, dims, layout, params = call.spec, call.dims, call.layout, call.params
+    elementwise = [(i, score) for i, score in enumerate(spec.scores) if isinstance(score, ElementwiseScore)]
+    bias = spec.position if isinstance(spec.position, Bias) else None
+    if bias is None and not elementwise:
+        return None
+
+    def modify(s: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        query, key = _at(layout.query, b, q), _at(layout.key, b, k)
+        if bias is not None:
+            s = s + bias.bias(params.get("position", ({},))[0], dims, query, key, h)
+        for place, score in elementwise:
+            s = score.modify(params["scores"][place], s, query, key, h)
+        return s
+
+    return modify
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@cache
+def _compiler() -> bool:
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))

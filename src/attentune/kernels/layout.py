@@ -1,0 +1,112 @@
+"""Which tokens of a batch are there and belong together: what masks are ANDed with, always last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import torch
+
+from attentune.errors import SpecError
+from attentune.shapes import Bool, Int, Tensor
+from attentune.spec.positions import Positions
+from attentune.spec.slots import Mask
+
+
+class LayoutKind(StrEnum):
+    """What a kernel has to reckon with; known without looking at any tensor."""
+
+    PLAIN = "plain"  # every row full, one document, queries are the keys
+    PADDED = "padded"  # some tokens are padding
+    PACKED = "packed"  # several documents in a row
+    CACHED = "cached"  # more keys than queries: a cache or a memory
+    CROSS = "cross"  # keys of another sequence
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Positions of the queries and of the keys. The named constructors are the way to make one."""
+
+    kind: LayoutKind
+    query: Positions
+    key: Positions
+    _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @staticmethod
+    def plain(length: int, *, device: torch.device | str | None = None) -> Layout:
+        """Full rows of one document each."""
+        positions = Positions.arange(length, device=device)
+        return Layout(LayoutKind.PLAIN, positions, positions)
+
+    @staticmethod
+    def padded(valid: Bool[Tensor, "B T"]) -> Layout:
+        """Rows with padding, on either side or between; positions count the real tokens only."""
+        if valid.dtype is not torch.bool:
+            raise SpecError(f"padding is told by a boolean tensor that is True on real tokens, got {valid.dtype}")
+        index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+        position = (valid.cumsum(-1) - 1).clamp(min=0)
+        positions = Positions(index=index, position=position, valid=valid)
+        return Layout(LayoutKind.PADDED, positions, positions)
+
+    @staticmethod
+    def packed(documents: Int[Tensor, "B T"]) -> Layout:
+        """Several documents in a row, isolated from each other. Equal neighbours are one document; negative is padding."""
+        starts = document_starts(documents)
+        index = torch.arange(documents.shape[1], device=documents.device).expand(documents.shape)
+        first = torch.where(starts, index, 0).cummax(-1).values
+        number = starts.cumsum(-1)  # an id that comes back after another is another document
+        positions = Positions(index=index, position=index - first, document=number, valid=documents >= 0)
+        return Layout(LayoutKind.PACKED, positions, positions)
+
+    @staticmethod
+    def cross(query: Positions, key: Positions) -> Layout:
+        """Queries of one sequence, keys of another."""
+        return Layout(LayoutKind.CROSS, query, key)
+
+    def with_keys(self, key: Positions) -> Layout:
+        """The same queries over the keys of a cache or a memory."""
+        return Layout(LayoutKind.CACHED, self.query, key)
+
+    def with_prefix(self, prefix: Int[Tensor, "B"]) -> Layout:
+        """The same layout, with the length of each row's prefix for a prefix mask."""
+        query, key = (replace(p, prefix=prefix[:, None].expand(-1, p.index.shape[-1])) for p in (self.query, self.key))
+        kind = LayoutKind.PADDED if self.kind is LayoutKind.PLAIN else self.kind
+        return Layout(kind, query, key)
+
+    def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        """`make()`, computed once for this layout and then shared by all layers."""
+        if name not in self._memo:
+            self._memo[name] = make()
+        return self._memo[name]
+
+    def visible(self, mask: Mask) -> Bool[Tensor, "B 1 Q K"]:
+        """Where `mask` lets a query see a key that is there and of its own document."""
+        return self.once(("visible", mask), lambda: self._visible(mask))  # type: ignore[no-any-return]
+
+    def _visible(self, mask: Mask) -> Tensor:
+        query, key = self.query.as_queries(), self.key.as_keys()
+        seen = mask.visible(query, key)
+        if query.document is not None and key.document is not None and self.kind is not LayoutKind.CROSS:
+            seen = seen & (query.document == key.document)
+        if key.valid is not None:
+            seen = seen & key.valid
+        if query.valid is not None:
+            seen = seen & query.valid
+        return seen
+
+    @property
+    def starts(self) -> Bool[Tensor, "B T"] | None:
+        """True where a document other than the row's first begins: where recurrent state is reset."""
+        if self.query.document is None:
+            return None
+        return self.once("starts", lambda: document_starts(self.query.document))  # type: ignore[no-any-return]
+
+
+def document_starts(documents: Int[Tensor, "B T"] | None) -> Bool[Tensor, "B T"]:
+    """True at the first token of each run of equal ids."""
+    assert documents is not None
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return starts

@@ -1,0 +1,80 @@
+"""Choosing a kernel, and saying why the others were not chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attentune.errors import KernelError, near
+from attentune.kernels.flex import Flex
+from attentune.kernels.kernel import Cost, Kernel, Reason, Request
+from attentune.kernels.reference import Reference
+from attentune.kernels.sdpa import SDPA
+
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (SDPA(), Flex(), Reference())}
+
+# Rough rates of one CPU core pair and of one accelerator: operations and bytes a second, and seconds a call costs anyhow.
+RATES = {"cpu": (1e11, 1e10), "cuda": (1e14, 2e12)}
+OVERHEAD = {"sdpa": 2e-5, "flex": 1.5e-4, "reference": 1e-4}
+COMPILE_BREAK_EVEN = 2**26  # query-key pairs below which compiling flex on a CPU costs more than it saves
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kernel that runs a request, and for every other one the reasons or the cost that spoke against it."""
+
+    request: Request
+    choice: str
+    refusals: dict[str, tuple[Reason, ...]]
+    costs: dict[str, Cost]
+    seconds: dict[str, float]
+
+    @property
+    def kernel(self) -> Kernel:
+        return KERNELS[self.choice]
+
+    def why_not(self, name: str) -> str:
+        """One line on a kernel that was not chosen."""
+        if name in self.refusals:
+            return "; ".join(map(str, self.refusals[name]))
+        if name == "flex" and self.request.device == "cpu" and self.request.pairs < COMPILE_BREAK_EVEN:
+            return "able, but compiling it costs more than it saves at this size"
+        return f"able, but predicted {self.seconds[name] / max(self.seconds[self.choice], 1e-12):.2g}x the time"
+
+    def explain(self) -> str:
+        """The whole plan as text."""
+        r, d = self.request, self.request.dims
+        lines = [
+            f"attention  {r.spec}",
+            f"request    batch {r.batch}, {r.query_length} queries x {r.key_length} keys, {d.heads} heads of {d.head_width} "
+            f"({d.groups} for keys and values), {r.layout} layout, {str(r.dtype).removeprefix('torch.')} on {r.device}, "
+            f"{'with' if r.needs_grad else 'without'} gradients" + (f", dropout {r.dropout:g}" if r.dropout else ""),
+            f"kernel     {self.choice}",
+            f"predicted  {self.costs[self.choice].operations:.3g} operations, {self.costs[self.choice].bytes:.3g} bytes",
+        ]
+        lines += [f"not {name:<10} {self.why_not(name)}" for name in KERNELS if name != self.choice]
+        return "\n".join(lines)
+
+
+def plan(request: Request, kernel: str = "auto") -> Plan:
+    """Choose: by name, or with `auto` the able kernel with the least predicted time.
+
+    Asking by name for a kernel that cannot honour the request raises `KernelError` with all its reasons.
+    """
+    if kernel != "auto" and kernel not in KERNELS:
+        raise KernelError(f"unknown kernel {kernel!r}; {near(kernel, [*KERNELS, 'auto'])}")
+    refusals = {name: reasons for name, one in KERNELS.items() if (reasons := one.supports(request))}
+    costs = {name: one.cost(request) for name, one in KERNELS.items() if name not in refusals}
+    seconds = {name: _seconds(name, cost, request) for name, cost in costs.items()}
+    if kernel in refusals:
+        text = "; ".join(map(str, refusals[kernel]))
+        raise KernelError(f"kernel {kernel} cannot compute this attention: {text}")
+    choice = kernel if kernel != "auto" else min(seconds, key=lambda name: seconds[name])
+    return Plan(request, choice, refusals, costs, seconds)
+
+
+def _seconds(name: str, cost: Cost, request: Request) -> float:
+    operations, moved = RATES["cpu" if request.device == "cpu" else "cuda"]
+    seconds = OVERHEAD[name] + max(cost.operations / operations, cost.bytes / moved)
+    if name == "flex" and request.device == "cpu" and request.pairs < COMPILE_BREAK_EVEN:
+        seconds += 30.0  # the compiler's
+    return seconds

@@ -1,0 +1,101 @@
+"""Every attention, plainly: the oracle that all other kernels are held against.
+
+Scores and weights exist as whole matrices, computed in float32 (float64 for float64 inputs).
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch.nn.functional import dropout
+
+from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
+from attentune.shapes import Bool, Float, Tensor
+from attentune.spec.slots import Bias, ElementwiseScore
+
+
+@final
+class Reference:
+    """All specs, layouts, dtypes and devices."""
+
+    name = "reference"
+
+    def supports(self, request: Request) -> tuple[Reason, ...]:
+        return ()
+
+    def cost(self, request: Request) -> Cost:
+        d = request.dims
+        times = 3 if request.needs_grad else 1
+        operations = 2 * request.pairs * (d.head_width + d.value_width) * times
+        size = torch.finfo(request.dtype).bits // 8
+        return Cost(operations, times * (size * request.operand_elements + 4 * 4 * request.pairs))
+
+    def run(self, call: Call) -> Result:
+        exact = torch.float64 if call.q.dtype is torch.float64 else torch.float32
+        q, k, v = (tensor.to(exact) for tensor in (call.q, *_poison_free(call)))
+        group = call.dims.heads // call.dims.groups
+        k, v = (tensor.repeat_interleave(group, 1) if group > 1 else tensor for tensor in (k, v))
+
+        s = call.spec.similarity.scores(_only(call, "similarity"), call.dims, q, k)  # [B H Q K]
+        if call.spec.head_mix is not None:
+            s = call.spec.head_mix.pre(_only(call, "head_mix"), s)
+        s = modify_scores(call, s)
+        visible = visible_keys(call, q, k)
+        p = call.spec.normalizer.weights(_only(call, "normalizer"), s, visible)
+        dropped = dropout(p, call.dropout) if call.dropout else p
+        if call.spec.head_mix is not None:
+            dropped = call.spec.head_mix.post(_only(call, "head_mix"), dropped)
+            dropped = dropped.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+        o = torch.matmul(dropped, v)
+        return Result(o.to(call.q.dtype), _extra(call, s, p, visible))
+
+
+def modify_scores(call: Call, s: Float[Tensor, "B H Q K"]) -> Float[Tensor, "B H Q K"]:
+    """The position's bias and then the score values, in their order."""
+    query, key = call.layout.query.as_queries(), call.layout.key.as_keys()
+    head = torch.arange(call.dims.heads, device=s.device)[:, None, None]
+    if isinstance(call.spec.position, Bias):
+        s = s + call.spec.position.bias(_only(call, "position"), call.dims, query, key, head).to(s.dtype)
+    for value, params in zip(call.spec.scores, call.params.get("scores", ()), strict=True):
+        if isinstance(value, ElementwiseScore):
+            s = value.modify(params, s, query, key, head)
+    return s
+
+
+def visible_keys(call: Call, q: Tensor, k: Tensor) -> Bool[Tensor, "..."]:
+    """What the mask, the selector and the layout leave to be seen."""
+    visible = call.layout.visible(call.spec.mask)
+    if call.spec.selector is None:
+        return visible
+    query, key = call.layout.query.as_queries(), call.layout.key.as_keys()
+    return visible & call.spec.selector.select(_only(call, "selector"), q, k, query, key, visible)
+
+
+def _poison_free(call: Call) -> tuple[Tensor, Tensor]:
+    """Keys and values with padding set to zero: zero times whatever stood there is zero."""
+    valid = call.layout.key.valid
+    if valid is None:
+        return call.k, call.v
+    return call.k.masked_fill(~valid[:, None, :, None], 0.0), call.v.masked_fill(~valid[:, None, :, None], 0.0)
+
+
+def _only(call: Call, slot: str) -> dict[str, Tensor]:
+    held = call.params.get(slot, ())
+    return dict(held[0]) if held else {}
+
+
+def _extra(call: Call, s: Tensor, p: Tensor, visible: Tensor) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
+    extra: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+    if "lse" in call.wanted:
+        extra["lse"] = s.masked_fill(~visible, float("-inf")).logsumexp(-1)
+    if "weights" in call.wanted:
+        extra["weights"] = p
+    if "column_mass" in call.wanted:
+        extra["column_mass"] = p.sum(-2)
+    if "entropy" in call.wanted:
+        extra["entropy"] = torch.special.entr(p).sum(-1)
+    if "top_k" in call.wanted:
+        best = p.topk(min(call.top, p.shape[-1]), -1)
+        extra["top_k"] = (best.values, best.indices)
+    return extra

@@ -1,0 +1,127 @@
+"""PyTorch's fused `scaled_dot_product_attention`, for the specs that reduce to it.
+
+Constant scales go into `scale`, temperatures into q, masks and fixed biases into one additive mask,
+softmax-off-by-one into one extra key whose score and value are zero. Whatever else a spec asks for
+is refused. So is what would leave the fused path on a CPU for PyTorch's own unfused one: dropout,
+a mask that needs a gradient, values of another width than keys.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
+from attentune.kernels.layout import LayoutKind
+from attentune.shapes import Tensor
+from attentune.spec.attention import AttentionSpec
+from attentune.spec.slots import Bias, ElementwiseScore
+
+
+@final
+class SDPA:
+    """Fused attention of PyTorch."""
+
+    name = "sdpa"
+
+    def supports(self, request: Request) -> tuple[Reason, ...]:
+        spec, dims = request.spec, request.dims
+        reasons = []
+        if spec.similarity.inner_product_scale(dims) is None:
+            reasons.append(Reason(f"similarity={spec.similarity.kind}", "is not an inner product"))
+        for score in spec.scores:
+            if isinstance(score, ElementwiseScore) and not _folds(spec, score):
+                reasons.append(Reason(f"scores={score.kind}", "changes each score inside the kernel"))
+        if spec.normalizer.kind not in ("softmax", "softmax_off_by_one"):
+            reasons.append(Reason(f"normalizer={spec.normalizer.kind}", "the kernel computes softmax only"))
+        for slot in ("head_mix", "selector"):
+            if (value := getattr(spec, slot)) is not None:
+                reasons.append(Reason(f"{slot}={value.kind}", "needs the scores, which the kernel never stores"))
+        for output in sorted(request.wanted - {"output"}):
+            reasons.append(Reason(f"wanted={output}", "the kernel gives the output alone"))
+        if request.device == "cpu":
+            if request.dropout:
+                reasons.append(Reason("dropout", "PyTorch's CPU kernel has none"))
+            if isinstance(spec.position, Bias) and spec.position.parameters(dims) and request.needs_grad:
+                reasons.append(Reason(f"position={spec.position.kind}", "PyTorch's CPU kernel gives a mask no gradient"))
+            if dims.head_width != dims.value_width:
+                reasons.append(Reason(f"heads={spec.heads.kind}", "PyTorch's CPU kernel needs values as wide as keys"))
+        carried = any(score.kind == "residual_scores" for score in spec.scores)
+        if carried and request.device == "cpu":
+            reasons.append(Reason("scores=residual_scores", "PyTorch's CPU kernel needs values as wide as keys"))
+        return tuple(reasons)
+
+    def cost(self, request: Request) -> Cost:
+        d = request.dims
+        forward = 2 * request.pairs * (d.head_width + d.value_width)
+        share = 0.5 if needs_no_mask(request.spec, request.layout) and request.spec.mask.kind == "causal" else 1.0
+        operations = forward * share * (3.5 if request.needs_grad else 1)
+        size = torch.finfo(request.dtype).bits // 8
+        moved = size * request.operand_elements * (3 if request.needs_grad else 1)
+        if not needs_no_mask(request.spec, request.layout):
+            per_head = isinstance(request.spec.position, Bias)
+            moved += size * request.pairs / (1 if per_head else request.dims.heads)
+        return Cost(operations, moved)
+
+    def run(self, call: Call) -> Result:
+        q, k, v, spec = call.q, call.k, call.v, call.spec
+        for score, params in zip(spec.scores, call.params.get("scores", ()), strict=True):
+            if isinstance(score, ElementwiseScore) and (factor := score.query_factor(params)) is not None:
+                q = q * factor[:, None, None].to(q.dtype)
+        scale = spec.similarity.inner_product_scale(call.dims)
+        assert scale is not None
+        for score in spec.scores:
+            if score.kind == "temperature" and isinstance(score, ElementwiseScore) and not score.parameters(call.dims):
+                scale /= float(getattr(score, "value"))  # noqa: B009 - a field of the one scale without parameters
+        grouped = call.dims.groups != call.dims.heads
+        if needs_no_mask(spec, call.layout.kind):
+            causal = spec.mask.kind == "causal"
+            o = scaled_dot_product_attention(
+                q, k, v, is_causal=causal, dropout_p=call.dropout, scale=scale, enable_gqa=grouped
+            )
+            return Result(o)
+        mask, seen = call.layout.once(
+            ("sdpa", spec.mask, spec.position, spec.normalizer.kind, q.dtype, call.dims.heads), lambda: _mask(call)
+        )
+        if (valid := call.layout.key.valid) is not None:
+            k, v = k.masked_fill(~valid[:, None, :, None], 0.0), v.masked_fill(~valid[:, None, :, None], 0.0)
+        if spec.normalizer.kind == "softmax_off_by_one":
+            k, v = pad(k, (0, 0, 0, 1)), pad(v, (0, 0, 0, 1))
+        o = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=call.dropout, scale=scale, enable_gqa=grouped
+        )
+        return Result(o.masked_fill(~seen, 0.0))
+
+
+def needs_no_mask(spec: AttentionSpec, layout: LayoutKind) -> bool:
+    """Whether the kernel's own causal flag, or no mask at all, says everything."""
+    if isinstance(spec.position, Bias) or spec.normalizer.kind != "softmax":
+        return False
+    return (spec.mask.kind == "full" and layout is LayoutKind.PLAIN) or (
+        spec.mask.kind == "causal" and layout is LayoutKind.PLAIN
+    )
+
+
+def _folds(spec: AttentionSpec, score: ElementwiseScore) -> bool:
+    """Whether the score is a factor that q can carry: nothing has been added to s before it."""
+    only = len([s for s in spec.scores if isinstance(s, ElementwiseScore)]) == 1
+    return score.kind == "temperature" and only and not isinstance(spec.position, Bias)
+
+
+def _mask(call: Call) -> tuple[Tensor, Tensor]:
+    """What is added to the scores [B or 1, H or 1, Q, K], and which rows see anything [B or 1, 1, Q, 1]."""
+    visible = call.layout.visible(call.spec.mask)
+    seen = visible.any(-1, keepdim=True)
+    extra = call.spec.normalizer.kind == "softmax_off_by_one"
+    if isinstance(call.spec.position, Bias):
+        query, key = call.layout.query.as_queries(), call.layout.key.as_keys()
+        head = torch.arange(call.dims.heads, device=call.q.device)[:, None, None]
+        params = call.params.get("position", ({},))[0]
+        bias = call.spec.position.bias(params, call.dims, query, key, head).to(call.q.dtype)
+        mask = bias.expand(torch.broadcast_shapes(bias.shape, visible.shape))
+        mask = mask.masked_fill(~(visible | ~seen), float("-inf"))
+        return (pad(mask, (0, 1)) if extra else mask), seen
+    visible = visible | ~seen  # a row that sees nothing computes something finite, which is then set to zero
+    return (pad(visible, (0, 1), value=True) if extra else visible), seen

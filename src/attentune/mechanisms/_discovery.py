@@ -1,0 +1,57 @@
+"""Finding mechanisms: our own by file name, others by entry point or by a file the user names."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from inspect import isabstract, isclass
+from pathlib import Path
+from types import ModuleType
+
+from attentune.errors import SpecError
+from attentune.spec.registry import Registry
+from attentune.spec.slots import Mechanism
+
+ENTRY_POINTS = "attentune.mechanisms"
+
+
+def discover(path: Iterable[str], package: str) -> Registry:
+    """A registry of the mechanisms in the files of `path` and in installed packages' entry points."""
+    registry = Registry()
+    for found in pkgutil.iter_modules(path):
+        if not found.name.startswith("_"):
+            value = _defined(importlib.import_module(f"{package}.{found.name}"))
+            if [v.model_fields["kind"].default for v in value] != [found.name]:
+                raise SpecError(f"mechanisms/{found.name}.py must define exactly one mechanism, of kind {found.name!r}")
+            registry.register(value[0])
+    for entry in entry_points(group=ENTRY_POINTS):
+        registry.register(entry.load())
+    return registry
+
+
+def load_plugin(file: str | Path, registry: Registry) -> list[type[Mechanism]]:
+    """Register the mechanisms that the Python file `file` defines. It is run: only name files you trust."""
+    path = Path(file)
+    name = f"attentune_plugin_{path.stem}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None or not path.is_file():
+        raise SpecError(f"plugin {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    values = _defined(module)
+    if not values:
+        raise SpecError(f"plugin {str(path)!r} defines no mechanism: a class that fills one slot and is not abstract")
+    return [registry.register(value) for value in values]
+
+
+def _defined(module: ModuleType) -> list[type[Mechanism]]:
+    return [
+        value
+        for value in vars(module).values()
+        if isclass(value) and issubclass(value, Mechanism) and not isabstract(value) and value.__module__ == module.__name__
+    ]

@@ -1,0 +1,26 @@
+"""No mask (arXiv:1706.03762, encoder).
+
+    visible(i, j) = true
+"""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+from attentune.shapes import Bool, Tensor
+from attentune.spec.positions import Positions
+from attentune.spec.slots import Mask
+
+
+@final
+class Full(Mask):
+    """Every query sees every key."""
+
+    kind: Literal["full"] = "full"
+
+    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+        return (query.position >= 0) | (key.position >= 0)
+
+    @property
+    def lookahead(self) -> int | None:
+        return None

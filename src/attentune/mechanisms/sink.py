@@ -1,0 +1,30 @@
+"""Attention sinks: the first keys of a document stay visible (StreamingLLM, arXiv:2309.17453).
+
+    visible(i, j) = j < keys        as in  causal & (window(256) | sink(4))
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, final
+
+from pydantic import PositiveInt
+
+from attentune.shapes import Bool, Tensor
+from attentune.spec.positions import Positions
+from attentune.spec.slots import Mask
+
+
+@final
+class Sink(Mask):
+    """Every query sees the first `keys` keys."""
+
+    kind: Literal["sink"] = "sink"
+    needs_order: ClassVar[bool] = True
+    keys: PositiveInt
+
+    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+        return (key.position < self.keys) & (query.position >= 0)
+
+    @property
+    def lookahead(self) -> int | None:
+        return self.keys

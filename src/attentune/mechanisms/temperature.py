@@ -1,0 +1,36 @@
+"""Temperature of the scores.
+
+    s -> s / t_h        t = `value` at first; learned in each head as t_h = value exp(log_t_h)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, final
+
+from pydantic import Field
+
+from attentune.shapes import Float, Int, Tensor
+from attentune.spec.positions import Positions
+from attentune.spec.slots import Dims, ElementwiseScore, Parameter, Params, constant
+
+
+@final
+class Temperature(ElementwiseScore):
+    """Divides the scores: below 1 sharpens attention, above 1 flattens it."""
+
+    kind: Literal["temperature"] = "temperature"
+    value: Annotated[float, Field(gt=0)] = 1.0
+    learned: bool = True
+
+    def parameters(self, dims: Dims) -> dict[str, Parameter]:
+        return {"log_t": Parameter((dims.heads,), constant(0.0))} if self.learned else {}
+
+    def modify(
+        self, params: Params, s: Float[Tensor, "..."], query: Positions, key: Positions, head: Int[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        if not self.learned:
+            return s / self.value
+        return s * ((-params["log_t"]).exp() / self.value)[head].to(s.dtype)
+
+    def query_factor(self, params: Params) -> Float[Tensor, "H"] | None:
+        return (-params["log_t"]).exp() / self.value if self.learned else None

@@ -1,0 +1,145 @@
+"""`AttentionSpec`: an attention as one frozen value made of independent slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, final
+
+from pydantic import SerializeAsAny, model_validator
+
+from attentune.errors import SpecError
+from attentune.spec.slots import (
+    Bias,
+    CarriedScore,
+    Combine,
+    Dims,
+    HeadMix,
+    Heads,
+    Mask,
+    Mechanism,
+    Memory,
+    Normalizer,
+    OperandScore,
+    Position,
+    Rotation,
+    Score,
+    Selector,
+    Similarity,
+    Stage,
+)
+from attentune.spec.text import SEVERAL, format_value
+from attentune.spec.value import Frozen
+
+NEUTRAL = {"similarity": "scaled_dot", "mask": "full", "normalizer": "softmax"}  # what a text may leave out
+
+
+@final
+class AttentionSpec(Frozen):
+    """One attention. `attentune.mechanisms.attention("heads=8, mask=causal")` makes one from text.
+
+    The dataflow, with the slot that decides each step:
+
+        heads       project x to q [B H Q D], k [B G K D], v [B G K V]
+        scores      (operand stage) normalise q and k
+        position    (rotations) turn q and k
+        similarity  s = f(q, k)                     [B H Q K]
+        head_mix    mix s across heads
+        position    (biases) add to s
+        scores      change s, in order
+        mask        which keys are visible; the layout's documents and padding are ANDed last
+        selector    which of the visible keys to attend to
+        normalizer  p = weights(s)
+        head_mix    mix p across heads
+                    o = p v                         [B H Q V]
+        combine     gate o ...
+        heads       project o back to the model width
+    """
+
+    heads: SerializeAsAny[Heads]
+    similarity: SerializeAsAny[Similarity]
+    position: SerializeAsAny[Position] | None = None
+    mask: SerializeAsAny[Mask]
+    scores: tuple[SerializeAsAny[Score], ...] = ()
+    normalizer: SerializeAsAny[Normalizer]
+    head_mix: SerializeAsAny[HeadMix] | None = None
+    selector: SerializeAsAny[Selector] | None = None
+    combine: tuple[SerializeAsAny[Combine], ...] = ()
+    memory: SerializeAsAny[Memory] | None = None
+
+    @model_validator(mode="after")
+    def _slots_fit(self) -> AttentionSpec:
+        carried = [score for score in self.scores if isinstance(score, CarriedScore)]
+        if carried:
+            name = carried[0].kind
+            if len(carried) > 1:
+                raise ValueError(f"{name} may stand in scores once, got {len(carried)}")
+            if not self.is_inner_product:
+                raise ValueError(f"{name} adds inner products; similarity={self.similarity.kind} is none")
+            if isinstance(self.position, Bias) or self.head_mix is not None:
+                other = self.position.kind if isinstance(self.position, Bias) else "head_mix"
+                raise ValueError(f"{name} accumulates scores that nothing has changed yet; it cannot follow {other}")
+            if self.scores.index(carried[0]) > len([s for s in self.scores if isinstance(s, OperandScore)]):
+                raise ValueError(f"{name} must stand before every other score that acts on s")
+        kinds = [score.kind for score in self.scores]
+        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+            raise ValueError(f"scores holds {', '.join(sorted(twice))} more than once")
+        if not self.is_inner_product and isinstance(self.position, Rotation):
+            raise ValueError(
+                f"position={self.position.kind} turns q and k, which only an inner product turns into relative "
+                f"positions; similarity={self.similarity.kind} is none"
+            )
+        if self.memory is not None and self.mask.lookahead != 0:
+            raise ValueError(f"memory={self.memory.kind} needs a mask that never shows later keys, such as causal")
+        if self.selector is not None and self.mask.lookahead != 0:
+            raise ValueError(f"selector={self.selector.kind} needs a mask that never shows later keys, such as causal")
+        return self
+
+    def __str__(self) -> str:
+        """The text form, which `attention(...)` reads back to an equal value."""
+        parts = []
+        for slot in type(self).model_fields:
+            held = getattr(self, slot)
+            if held is None or held == ():
+                continue
+            text = " + ".join(map(format_value, held)) if slot in SEVERAL else format_value(held)
+            if NEUTRAL.get(slot) != text:
+                parts.append(f"{slot}={text}")
+        return ", ".join(parts)
+
+    @property
+    def is_inner_product(self) -> bool:
+        """Whether s = c q.k for a constant c."""
+        probe = Dims(width=1, heads=1, groups=1, head_width=1, value_width=1, source_width=1)
+        return self.similarity.inner_product_scale(probe) is not None
+
+    def values(self) -> Iterator[tuple[str, int, Mechanism]]:
+        """Every value with its slot and its place in the slot, in the order of the fields."""
+        for slot in type(self).model_fields:
+            held: Any = getattr(self, slot)
+            held = () if held is None else held if isinstance(held, tuple) else (held,)
+            for place, value in enumerate(held):
+                yield slot, place, value
+
+    def check_cross(self) -> None:
+        """Raise `SpecError` where a slot has no meaning between two different sequences."""
+        for slot, _, value in self.values():
+            if slot == "mask":
+                if (order := _ordered_mask(self.mask)) is not None:
+                    raise SpecError(
+                        f"cross-attention has no common order of queries and keys: mask={order} has no meaning, use full"
+                    )
+            elif value.needs_order:
+                raise SpecError(
+                    f"cross-attention has no common order of queries and keys: {slot}={value.kind} has no meaning"
+                )
+
+    def changes_scores(self) -> bool:
+        """Whether anything but position biases changes s between similarity and normaliser."""
+        return any(score.stage is Stage.SCORES for score in self.scores) or self.head_mix is not None
+
+
+def _ordered_mask(mask: Mask) -> str | None:
+    parts: tuple[Mask, ...] = getattr(mask, "masks", ()) or ((mask.mask,) if hasattr(mask, "mask") else ())
+    if parts:
+        return next((kind for part in parts if (kind := _ordered_mask(part)) is not None), None)
+    return mask.kind if mask.needs_order else None

@@ -1,0 +1,106 @@
+"""`ModelSpec`: a whole model as one frozen value."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, final
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from attentune.spec.attention import AttentionSpec
+from attentune.spec.slots import Mixer
+from attentune.spec.text import format_value
+from attentune.spec.value import Frozen
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+@final
+class LayerSpec(Frozen):
+    """One layer: attention, what runs beside it, and attention to another sequence.
+
+    y = attention(x) + sum of branches(x), then, where `cross` is given, attention from y to the context.
+    """
+
+    attention: AttentionSpec
+    branches: tuple[SerializeAsAny[Mixer], ...] = ()
+    cross: AttentionSpec | None = None
+
+    def __str__(self) -> str:
+        """The text form, which `layer(...)` reads back to an equal value."""
+        parts = [str(self.attention)]
+        if self.branches:
+            parts.append("branches=" + " + ".join(map(format_value, self.branches)))
+        if self.cross is not None:
+            parts.append(f"cross=attention({self.cross})")
+        return ", ".join(parts)
+
+    @model_validator(mode="after")
+    def _cross_has_meaning(self) -> LayerSpec:
+        if self.cross is not None:
+            self.cross.check_cross()
+        return self
+
+
+@final
+class FeedForwardSpec(Frozen):
+    """The position-wise network of each layer.
+
+    `gelu`: W2 gelu(W1 x); `relu2`: W2 relu(W1 x)^2 (arXiv:2109.08668);
+    `swiglu`: W2 (silu(W1 x) * W3 x) (arXiv:2002.05202). `none` leaves it out.
+    """
+
+    name: Literal["gelu", "relu2", "swiglu", "none"] = "gelu"
+    hidden: int | None = Field(default=None, ge=1)  # None: 4 x width, for swiglu 8/3 x width (about equal parameters)
+
+    def hidden_width(self, width: int) -> int:
+        if self.hidden is not None:
+            return self.hidden
+        return 4 * width if self.name != "swiglu" else max(1, round(8 * width / 3 / 8) * 8)
+
+
+@final
+class ModelSpec(Frozen):
+    """A decoder-only language model.
+
+    `layers` is a pattern that is repeated over the depth, so that windows and full layers can alternate.
+    `share` names the attention slots whose parameters all layers have in common (T5 shares `position`).
+    """
+
+    vocab_size: int = Field(ge=1)
+    width: int = Field(default=128, ge=1)
+    depth: int = Field(default=4, ge=1)
+    context: int = Field(default=64, ge=1)  # tokens a row may hold; learned positions end here
+    layers: tuple[LayerSpec, ...] = Field(min_length=1)
+    feed_forward: FeedForwardSpec = FeedForwardSpec()
+    position: Literal["none", "sinusoidal", "learned"] = "none"  # what is added to the embeddings
+    norm: Literal["layer", "rms", "batch"] = "layer"
+    norm_placement: Literal["pre", "post"] = "pre"
+    bias: bool = False  # in linear layers and LayerNorm
+    tie_embeddings: bool = True
+    scale_embeddings: bool = False  # x sqrt(width), as in the Transformer of 2017
+    output_init: Literal["scaled", "zero"] = "scaled"  # of projections back into the residual stream
+    dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+    logit_soft_cap: Annotated[float, Field(gt=0)] | None = None
+    share: tuple[Literal["position"], ...] = ()
+
+    @model_validator(mode="after")
+    def _layers_fit(self) -> ModelSpec:
+        if len(self.layers) > self.depth:
+            raise ValueError(f"layers names {len(self.layers)} different layers, more than depth={self.depth}")
+        for layer in self.layers:
+            layer.attention.heads.dims(
+                width=self.width, source_width=self.width, depth=self.depth, bias=self.bias, cross=False
+            )
+        positions = {layer.attention.position for layer in self.layers}
+        if "position" in self.share and (len(positions) > 1 or len({x.attention.heads.heads for x in self.layers}) > 1):
+            raise ValueError("share=position needs the same position and number of heads in every layer")
+        carried = [any(score.kind == "residual_scores" for score in x.attention.scores) for x in self.layers]
+        shapes = {x.attention.heads for x in self.layers}
+        if any(carried) and (not all(carried) or len(shapes) > 1):
+            raise ValueError("residual_scores hands scores from layer to layer: every layer needs it, with equal heads")
+        return self
+
+    def layer(self, index: int) -> LayerSpec:
+        """The spec of layer `index`, counted from 0."""
+        return self.layers[index % len(self.layers)]

@@ -1,0 +1,436 @@
+"""The slots of an attention: what a mechanism may be, and what it must say of itself.
+
+A mechanism is a frozen value in exactly one slot. It holds no tensors: it declares its parameters,
+and its mathematics is a pure function of (parameters, inputs). Each slot below is abstract; the
+values stand in `attentune.mechanisms`, one file each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from pydantic import SerializeAsAny, field_validator
+
+from attentune.shapes import Bool, Float, Int, Tensor
+from attentune.spec.positions import Positions
+from attentune.spec.value import Frozen
+
+Params = Mapping[str, Tensor]  # the parameters of one value, by the names it declared
+
+
+class Stage(StrEnum):
+    """Where in the dataflow a value acts, in order."""
+
+    OPERANDS = "operands"
+    SIMILARITY = "similarity"
+    PRE_MIX = "pre-mix"
+    SCORES = "scores"
+    VISIBLE = "visible"
+    NORMALIZE = "normalise"
+    POST_MIX = "post-mix"
+    COMBINE = "combine"
+    BESIDE = "beside attention"
+
+
+class ScoreForm(StrEnum):
+    """What a kernel must be able to do to compute a score value; kernels read only this."""
+
+    ELEMENTWISE = "elementwise"  # from (s, query position, key position, head) alone
+    BILINEAR = "bilinear"  # extra columns on q and k
+    ROW_GLOBAL = "row-global"  # needs the whole row
+    CROSS_HEAD = "cross-head"  # needs all heads
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The sizes a value may need to declare its parameters."""
+
+    width: int  # E
+    heads: int  # H
+    groups: int  # G
+    head_width: int  # D
+    value_width: int  # V
+    source_width: int  # E of the keys' side; differs from `width` in cross-attention only
+    depth: int = 1
+    bias: bool = False
+    cross: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor that the layer shall own: its shape, how it is filled at first, whether it decays."""
+
+    shape: tuple[int, ...]
+    init: Callable[[Tensor], object]
+    weight_decay: bool = False
+
+
+def normal(std: float) -> Callable[[Tensor], object]:
+    return lambda tensor: tensor.normal_(0.0, std)
+
+
+def constant(value: float) -> Callable[[Tensor], object]:
+    return lambda tensor: tensor.fill_(value)
+
+
+class Mechanism(Frozen, ABC):
+    """A value in one slot. `kind` is its name: the name of its file, which users type."""
+
+    slot: ClassVar[str]
+    stage: ClassVar[Stage]
+    needs_order: ClassVar[bool] = False  # compares positions of queries with positions of keys
+    kind: str
+
+    def parameters(self, dims: Dims) -> dict[str, Parameter]:
+        """What the layer must own for this value; nothing unless the value says otherwise."""
+        del dims
+        return {}
+
+
+class Heads(Mechanism):
+    """Numbers and widths of heads, and the projections from and to the model width.
+
+    What a cache keeps of a token is `entries`: named tensors [B G N C] that `expand` turns into
+    keys and values. Query head h reads key/value head `h // (H / G)`, as torch's `enable_gqa`.
+    """
+
+    slot: ClassVar[str] = "heads"
+    stage: ClassVar[Stage] = Stage.OPERANDS
+    heads: int
+
+    @abstractmethod
+    def dims(self, *, width: int, source_width: int, depth: int, bias: bool, cross: bool) -> Dims:
+        """The sizes at this model width; `SpecError` where they do not fit."""
+
+    @abstractmethod
+    def project(
+        self, params: Params, dims: Dims, x: Float[Tensor, "B Q E"], source: Float[Tensor, "B K F"] | None
+    ) -> tuple[Float[Tensor, "B H Q D"], dict[str, Tensor]]:
+        """Queries of `x`, and the entries of `source` (of `x` itself where `source` is None)."""
+
+    @abstractmethod
+    def expand(
+        self, params: Params, dims: Dims, entries: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "B G K D"], Float[Tensor, "B G K V"]]:
+        """Keys and values from (cached) entries."""
+
+    @abstractmethod
+    def output(self, params: Params, dims: Dims, o: Float[Tensor, "B H Q V"]) -> Float[Tensor, "B Q E"]:
+        """Back to the model width."""
+
+    @abstractmethod
+    def entry_shapes(self, dims: Dims) -> dict[str, tuple[int, int]]:
+        """(heads, width) of each entry: what one cached token costs."""
+
+    def rotated(self, dims: Dims) -> tuple[str, int]:
+        """The entry that rotary positions turn, and how many last columns of q turn with it."""
+        return "k", dims.head_width
+
+
+class Similarity(Mechanism):
+    """s = f(q, k)."""
+
+    slot: ClassVar[str] = "similarity"
+    stage: ClassVar[Stage] = Stage.SIMILARITY
+
+    @abstractmethod
+    def scores(
+        self, params: Params, dims: Dims, q: Float[Tensor, "B H Q D2"], k: Float[Tensor, "B H K D2"]
+    ) -> Float[Tensor, "B H Q K"]:
+        """The similarity of every query with every key."""
+
+    def inner_product_scale(self, dims: Dims) -> float | None:
+        """c where s = c q.k, so that fused kernels may compute it; None for any other function."""
+        del dims
+        return None
+
+
+class Position(Mechanism):
+    """Where order enters inside attention."""
+
+    slot: ClassVar[str] = "position"
+    needs_order: ClassVar[bool] = True
+
+
+class Rotation(Position):
+    """Turns queries and keys by their positions, before the similarity."""
+
+    stage: ClassVar[Stage] = Stage.OPERANDS
+
+    @abstractmethod
+    def table(self, width: int, positions: Positions, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What `rotate` needs for these positions; computed once for all layers."""
+
+    @abstractmethod
+    def rotate(self, x: Float[Tensor, "B N T C"], table: tuple[Tensor, Tensor]) -> Float[Tensor, "B N T C"]:
+        """`x` turned by its positions."""
+
+
+class Bias(Position):
+    """Adds to each score a number that depends on head and positions."""
+
+    stage: ClassVar[Stage] = Stage.SCORES
+    form: ClassVar[ScoreForm] = ScoreForm.ELEMENTWISE
+
+    @abstractmethod
+    def bias(self, params: Params, dims: Dims, query: Positions, key: Positions, head: Int[Tensor, "..."]) -> Tensor:
+        """The number to add; all arguments broadcast against each other."""
+
+
+class Mask(Mechanism):
+    """A predicate on positions. `&`, `|` and `~` compose; documents and padding are not its business."""
+
+    slot: ClassVar[str] = "mask"
+    stage: ClassVar[Stage] = Stage.VISIBLE
+
+    @abstractmethod
+    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+        """True where `query` may see `key`; the arguments broadcast against each other."""
+
+    @property
+    @abstractmethod
+    def lookahead(self) -> int | None:
+        """How far a query may see keys later than itself: 0 never, n only keys at positions below n, None anywhere."""
+
+    def __and__(self, other: Mask) -> Mask:
+        return And(masks=_parts(And, self) + _parts(And, other))
+
+    def __or__(self, other: Mask) -> Mask:
+        return Or(masks=_parts(Or, self) + _parts(Or, other))
+
+    def __invert__(self) -> Mask:
+        return self.mask if isinstance(self, Not) else Not(mask=self)
+
+
+class _Several(Mask):
+    masks: tuple[SerializeAsAny[Mask], ...]
+
+    @field_validator("masks")
+    @classmethod
+    def _at_least_two(cls, masks: tuple[Mask, ...]) -> tuple[Mask, ...]:
+        if len(masks) < 2:
+            raise ValueError(f"needs at least 2 masks, got {len(masks)}")
+        return masks
+
+
+@final
+class And(_Several):
+    """Visible where all of `masks` agree."""
+
+    kind: Literal["and"] = "and"
+
+    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+        seen = self.masks[0].visible(query, key)
+        for mask in self.masks[1:]:
+            seen = seen & mask.visible(query, key)
+        return seen
+
+    @property
+    def lookahead(self) -> int | None:
+        return min((n for mask in self.masks if (n := mask.lookahead) is not None), default=None)
+
+
+@final
+class Or(_Several):
+    """Visible where any of `masks` says so."""
+
+    kind: Literal["or"] = "or"
+
+    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+        seen = self.masks[0].visible(query, key)
+        for mask in self.masks[1:]:
+            seen = seen | mask.visible(query, key)
+        return seen
+
+    @property
+    def lookahead(self) -> int | None:
+        bounds = [mask.lookahead for mask in self.masks]
+        return None if None in bounds else max(n for n in bounds if n is not None)
+
+
+@final
+class Not(Mask):
+    """Visible where `mask` hides."""
+
+    kind: Literal["not"] = "not"
+    mask: SerializeAsAny[Mask]
+
+    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+        return ~self.mask.visible(query, key)
+
+    @property
+    def lookahead(self) -> int | None:
+        return None
+
+
+def _parts(composite: type[_Several], mask: Mask) -> tuple[Mask, ...]:
+    return mask.masks if isinstance(mask, composite) else (mask,)
+
+
+class Score(Mechanism):
+    """What happens to each score, or to the operands it is made of."""
+
+    slot: ClassVar[str] = "scores"
+    form: ClassVar[ScoreForm]
+
+
+class OperandScore(Score):
+    """Acts on q and k before they are rotated; any kernel can follow it."""
+
+    stage: ClassVar[Stage] = Stage.OPERANDS
+    form: ClassVar[ScoreForm] = ScoreForm.BILINEAR
+
+    @abstractmethod
+    def operands(
+        self, params: Params, dims: Dims, q: Float[Tensor, "B H Q D"], k: Float[Tensor, "B G K D"]
+    ) -> tuple[Float[Tensor, "B H Q D"], Float[Tensor, "B G K D"]]:
+        """The queries and keys to go on with."""
+
+
+class ElementwiseScore(Score):
+    """A function of one score, its positions and its head."""
+
+    stage: ClassVar[Stage] = Stage.SCORES
+    form: ClassVar[ScoreForm] = ScoreForm.ELEMENTWISE
+
+    @abstractmethod
+    def modify(
+        self, params: Params, s: Float[Tensor, "..."], query: Positions, key: Positions, head: Int[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """The score to go on with; all arguments broadcast against each other."""
+
+    def query_factor(self, params: Params) -> Float[Tensor, "H"] | None:
+        """c per head where the value is s -> c s, so that it may be folded into q; else None."""
+        del params
+        return None
+
+
+class CarriedScore(Score):
+    """Adds what earlier layers scored, as extra columns on q and k (their inner product is the sum)."""
+
+    stage: ClassVar[Stage] = Stage.SCORES
+    form: ClassVar[ScoreForm] = ScoreForm.BILINEAR
+
+    @abstractmethod
+    def columns(
+        self, params: Params, q: Tensor, k: Tensor, carry: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """q and k with the columns of the layers below; they are also what the next layer receives."""
+
+
+class Normalizer(Mechanism):
+    """Scores to weights."""
+
+    slot: ClassVar[str] = "normalizer"
+    stage: ClassVar[Stage] = Stage.NORMALIZE
+    online: ClassVar[bool]  # can be computed tile by tile in one pass
+
+    @abstractmethod
+    def weights(
+        self, params: Params, s: Float[Tensor, "B H Q K"], visible: Bool[Tensor, "..."] | None
+    ) -> Float[Tensor, "B H Q K"]:
+        """Weights that are exactly 0 where not visible, in rows without any visible key everywhere."""
+
+
+class HeadMix(Mechanism):
+    """Mixes scores and weights across heads."""
+
+    slot: ClassVar[str] = "head_mix"
+    stage: ClassVar[Stage] = Stage.PRE_MIX
+    form: ClassVar[ScoreForm] = ScoreForm.CROSS_HEAD
+
+    @abstractmethod
+    def pre(self, params: Params, s: Float[Tensor, "B H Q K"]) -> Float[Tensor, "B H Q K"]:
+        """Before the normaliser."""
+
+    @abstractmethod
+    def post(self, params: Params, p: Float[Tensor, "B H Q K"]) -> Float[Tensor, "B H Q K"]:
+        """After it."""
+
+
+class Selector(Mechanism):
+    """Chooses visible keys by their content. It never scores a block of keys that holds the future."""
+
+    slot: ClassVar[str] = "selector"
+    stage: ClassVar[Stage] = Stage.VISIBLE
+    needs_order: ClassVar[bool] = True
+
+    @abstractmethod
+    def select(
+        self,
+        params: Params,
+        q: Float[Tensor, "B H Q D"],
+        k: Float[Tensor, "B H K D"],
+        query: Positions,
+        key: Positions,
+        visible: Bool[Tensor, "..."],
+    ) -> Bool[Tensor, "B H Q K"]:
+        """True for the keys to attend to; it is ANDed with `visible`."""
+
+
+class Combine(Mechanism):
+    """Acts on the attention's output before it is projected."""
+
+    slot: ClassVar[str] = "combine"
+    stage: ClassVar[Stage] = Stage.COMBINE
+
+    @abstractmethod
+    def combine(
+        self, params: Params, o: Float[Tensor, "B H Q V"], x: Float[Tensor, "B Q E"]
+    ) -> Float[Tensor, "B H Q V"]:
+        """The output to go on with; `x` is what the queries were projected from."""
+
+
+class Memory(Mechanism):
+    """What a layer carries from one segment of a text to the next."""
+
+    slot: ClassVar[str] = "memory"
+    stage: ClassVar[Stage] = Stage.OPERANDS
+    needs_order: ClassVar[bool] = True
+    length: int
+
+    @abstractmethod
+    def keep(self, hidden: Float[Tensor, "B M E"]) -> Float[Tensor, "B N E"]:
+        """What to carry on of the hidden states seen so far, old to new; no gradient flows into it."""
+
+
+class Mixer(Mechanism):
+    """Something with a state of its own, run beside attention and added to it."""
+
+    slot: ClassVar[str] = "branches"
+    stage: ClassVar[Stage] = Stage.BESIDE
+
+    @abstractmethod
+    def init(self, dims: Dims, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """The state before the first token, each tensor with the batch in front."""
+
+    @abstractmethod
+    def mix(
+        self,
+        params: Params,
+        x: Float[Tensor, "B T E"],
+        state: dict[str, Tensor],
+        valid: Bool[Tensor, "B T"] | None,
+        starts: Bool[Tensor, "B T"] | None,
+    ) -> tuple[Float[Tensor, "B T E"], dict[str, Tensor]]:
+        """Outputs and the state after the last token. Padding leaves the state alone, a document's start resets it."""
+
+
+ATTENTION_SLOTS: dict[str, type[Any]] = {
+    "heads": Heads,
+    "similarity": Similarity,
+    "position": Position,
+    "mask": Mask,
+    "scores": Score,
+    "normalizer": Normalizer,
+    "head_mix": HeadMix,
+    "selector": Selector,
+    "combine": Combine,
+    "memory": Memory,
+}
+SLOTS: dict[str, type[Any]] = {**ATTENTION_SLOTS, "branches": Mixer}
