@@ -69,7 +69,7 @@ def test_unknown_encoding(name: str) -> None:
 
 
 def test_near_name_of_an_encoding() -> None:
-    with pytest.raises(DataError, match="did you mean .*shift_jis"):
+    with pytest.raises(DataError, match=r"did you mean .*shift_jis"):
         decode_text(b"abc", source="f", encoding="shift-jsi")
 
 

@@ -1,0 +1,108 @@
+"""Token streams to batches; nothing here keeps state, so resuming needs only the number of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from attentune.data.corpus import Tokens
+from attentune.errors import DataError
+
+IGNORED = -100
+"""The target of a position that is not scored (what torch's cross entropy ignores)."""
+
+PADDING_DOCUMENT = -1
+"""The document of a position that pads a row."""
+
+_WORD = 2**64 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of tokens, and for each position the token to be predicted there."""
+
+    ids: Int64[Tensor, "B T"]
+    targets: Int64[Tensor, "B T"]  # IGNORED where nothing is scored
+    documents: Int64[Tensor, "B T"] | None = None  # which document each position belongs to; None: all the same
+
+
+def training_batch(
+    tokens: Tokens, *, seed: int, step: int, batch: int, context: int, isolate_documents: bool = False
+) -> Batch:
+    """`batch` rows of `context` tokens from uniformly random places: a pure function of `seed` and `step`.
+
+    The places come from the counter-based generator Philox with (seed, step) as its key (Salmon et al., 2011), so
+    any step's batch is had without those before it.
+
+    Args:
+        tokens: the stream.
+        seed: of the run.
+        step: which batch; each has its own.
+        batch: rows.
+        context: tokens a row.
+        isolate_documents: gives `documents`, and `IGNORED` targets where the next token begins another document.
+
+    Raises:
+        DataError: the stream is shorter than one row and the token after it.
+    """
+    places = len(tokens.ids) - context
+    if places < 1:
+        raise DataError(f"a row of context {context} needs {context + 1} tokens, the text has {len(tokens.ids)}")
+    key = np.array([seed & _WORD, step & _WORD], dtype=np.uint64)
+    starts = np.random.Generator(np.random.Philox(key=key)).integers(0, places, size=batch)
+    positions = starts[:, None] + np.arange(context + 1)
+    rows = torch.from_numpy(tokens.ids[positions].astype(np.int64))
+    ids, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    if not isolate_documents:
+        return Batch(ids, targets)
+    return _isolated(ids, targets, torch.from_numpy(_documents(tokens, positions)))
+
+
+def validation_batches(
+    tokens: Tokens, *, context: int, batch: int, limit: int | None = None, isolate_documents: bool = False
+) -> Iterator[Batch]:
+    """The whole stream in windows that do not overlap: every token but the first is predicted exactly once.
+
+    The last window is padded with id 0, target `IGNORED` and `PADDING_DOCUMENT`; the last batch may have fewer rows.
+
+    Args:
+        tokens: the stream.
+        context: tokens a window.
+        batch: windows a batch, at most.
+        limit: about how many tokens to predict; takes that many evenly spaced windows, always the same ones, and at
+            least one. None takes all.
+        isolate_documents: as in `training_batch`; first tokens of documents are then not predicted.
+    """
+    predicted = len(tokens.ids) - 1
+    if predicted < 1:
+        raise DataError(f"nothing can be predicted in a text of {len(tokens.ids)} tokens; 2 are needed")
+    windows = -(-predicted // context)
+    taken = windows if limit is None else min(windows, max(1, limit // context))
+    chosen = np.arange(taken, dtype=np.int64) * windows // taken
+    for first in range(0, taken, batch):
+        positions = chosen[first : first + batch, None] * context + np.arange(context + 1)
+        inside = positions < len(tokens.ids)
+        rows = np.where(inside, tokens.ids[np.minimum(positions, predicted)], 0).astype(np.int64)
+        scored = torch.from_numpy(inside[:, 1:])
+        ids = torch.from_numpy(np.where(inside[:, 1:], rows[:, :-1], 0))
+        targets = torch.from_numpy(rows[:, 1:].copy()).masked_fill_(~scored, IGNORED)
+        if not isolate_documents:
+            yield Batch(ids, targets)
+            continue
+        isolated = _isolated(ids, targets, torch.from_numpy(_documents(tokens, positions)))
+        assert isolated.documents is not None
+        yield Batch(ids, isolated.targets, isolated.documents.masked_fill(~scored, PADDING_DOCUMENT))
+
+
+def _documents(tokens: Tokens, positions: np.ndarray) -> np.ndarray:
+    return np.searchsorted(tokens.starts, positions, side="right") - 1
+
+
+def _isolated(ids: Tensor, targets: Tensor, documents: Tensor) -> Batch:
+    here, following = documents[:, :-1].contiguous(), documents[:, 1:]
+    return Batch(ids, targets.masked_fill(here != following, IGNORED), here)
