@@ -51,9 +51,9 @@ class Axis:
 
 
 def round_step(rough: float) -> float:
-    """The smallest of 1, 2, 2.5, 5, 10 times a power of ten that is at least `rough`."""
+    """Of 1, 2, 2.5, 5, 10 times a power of ten the one nearest to `rough`."""
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return min((factor * power for factor in (1, 2, 2.5, 5, 10)), key=lambda step: abs(math.log(step / rough)))
 
 
 def axis(values: Sequence[float], start: float, end: float, *, pad: float = 0.06, may_be_log: bool = False) -> Axis:
@@ -118,31 +118,39 @@ class CurveSeries:
         return tuple((tokens, sum(height[tokens] for height in heights) / len(heights)) for tokens in shared)
 
 
-def learning_curves(series: Sequence[CurveSeries]) -> Markup | None:
+def learning_curves(series: Sequence[CurveSeries], *, from_share: float = 0.0) -> Markup | None:
     """Validation loss over training tokens, seeds thin and their mean thick; None where no curve has two points.
 
-    The picture is cut above the loss that half of the training has left behind, so that the end can be read.
+    `from_share` leaves out what lies before that share of the training. From the start, the picture is cut above
+    the losses of the first fifth, so that the end can be read.
     """
-    drawn = [one for one in series if any(len(curve) > 1 for curve in one.curves)]
+    last = max((tokens for one in series for curve in one.curves for tokens, _ in curve), default=0)
+    start = from_share * last
+    kept = [
+        CurveSeries(one.name, one.label, tuple(tuple(p for p in curve if p[0] >= start) for curve in one.curves))
+        for one in series
+    ]
+    drawn = [one for one in kept if one.curves and all(len(curve) > 1 for curve in one.curves)]
     points = [point for one in drawn for curve in one.curves for point in curve]
     if not points:
         return None
     low = min(loss for _, loss in points)
-    last = max(tokens for tokens, _ in points)
     late = [loss for tokens, loss in points if tokens >= 0.2 * last]
     top = min(max(loss for _, loss in points), max(late) + 0.25 * (max(late) - low))
-    x = Axis(0, last * 1.02, _LEFT, WIDTH - _RIGHT)
+    x = Axis(start, last + 0.02 * (last - start), _LEFT, WIDTH - _RIGHT)
     y = axis((low, top), HEIGHT - _BOTTOM, _TOP)
-    lines = [Markup('<clipPath id="inside"><rect x="{}" y="{}" width="{}" height="{}"/></clipPath>').format(
-        _LEFT, _TOP, WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    )]  # fmt: skip
-    path = Markup('<polyline class="{} {}" points="{}" clip-path="url(#inside)"><title>{}</title></polyline>')
+    clip = f"tokens-from-{round(start)}"  # two of these charts may stand in one document
+    window = (_LEFT, _TOP, WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM)
+    clip_path = Markup('<clipPath id="{}"><rect x="{}" y="{}" width="{}" height="{}"/></clipPath>')
+    lines = [clip_path.format(clip, *window)]
+    path = Markup('<polyline class="{} {}" points="{}" clip-path="url(#{})"><title>{}</title></polyline>')
     for thickness in ("seed", "mean"):
         for one in drawn:
             mean = one.mean()
-            for curve in one.curves if thickness == "seed" else (mean,) if len(mean) > 1 else one.curves[:1]:
+            for curve in one.curves if thickness == "seed" else (mean,) if len(mean) > 1 else ():
                 places = " ".join(f"{x.at(tokens)},{y.at(loss)}" for tokens, loss in curve)
-                lines.append(path.format(thickness, one.name, places, f"{one.label}: {curve[-1][1]:.4f} at the end"))
+                hint = f"{one.label}: {curve[-1][1]:.4f} at the end"
+                lines.append(path.format(thickness, one.name, places, clip, hint))
     ends = ", ".join(f"{one.label} ends at {one.mean()[-1][1]:.4f}" for one in drawn if one.mean())
     frame = _frame(x, y, "training tokens", "validation loss, nats per token", short_count)
     return _svg(frame + Markup("").join(lines), f"Learning curves. {ends}")
@@ -232,13 +240,13 @@ def gains(rows: Sequence[tuple[str, Difference]]) -> Markup | None:
         row = [Markup("<title>{}: {}, {}</title>").format(label, gain_text(found), found.verdict)]
         if found.band is not None and found.enough_seeds:
             low, high = x.at(found.gain - found.band), x.at(found.gain + found.band)
-            whisker = f"M{low},{middle - 6}v12 M{low},{middle}H{high} M{high},{middle - 6}v12"
+            whisker = f"M{low},{middle - 8}v16 M{low},{middle}H{high} M{high},{middle - 8}v16"
             row.append(Markup('<path class="whisker" d="{}"/>').format(whisker))
         row += [
             Markup('<circle class="seed" cx="{}" cy="{}" r="2.4"/>').format(x.at(gain), middle + 11)
             for gain in found.gains
         ]
-        row.append(Markup('<circle class="gain" cx="{}" cy="{}" r="6"/>').format(x.at(found.gain), middle))
+        row.append(Markup('<circle class="gain" cx="{}" cy="{}" r="4.8"/>').format(x.at(found.gain), middle))
         parts.append(Markup('<g class="{}">{}</g>').format(found.verdict, Markup("").join(row)))
     told = "; ".join(f"{label} {gain_text(found)}, {found.verdict}" for label, found in rows)
     return _svg(Markup("").join(parts), f"Gains with their noise bands: {told}", height)

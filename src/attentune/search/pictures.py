@@ -144,7 +144,7 @@ def _labelled(weights: Weights, tokens: Sequence[str], title: str) -> Markup:
     """The weights as an SVG with the tokens along both axes. Shape: [Q, K]."""
     queries, keys = weights.shape
     labels = [visible(token) for token in tokens]
-    margin = 10 + _LETTER * max(map(len, labels))
+    margin = 13 + _LETTER * max(map(len, labels))
     width, height = margin + keys * _CELL, margin + queries * _CELL
     parts = [
         Markup('<image href="{}" x="{}" y="{}" width="{}" height="{}" preserveAspectRatio="none"/>').format(

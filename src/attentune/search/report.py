@@ -1,7 +1,8 @@
-"""`report.html`: one file that tells what a study found; it needs no network, and is readable at night and on a phone."""
+"""`report.html`: one file that tells what a study found; it needs no network, and reads well at night or on a phone."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,6 @@ from attentune.search.result import (
 
 COSTS: tuple[Cost, ...] = ("parameters", "latency_ms", "seconds", "peak_bytes")
 _ARMS = {"baseline": "2017 baseline", "tuned": "tuned baseline", "winner": "winner"}
-_CURVE_LABELS = {"baseline": "2017 baseline", "tuned": "tuned baseline", "winner": "winner"}
 
 
 def write_report(result: StudyResult, pictures: ReportPictures, path: Path) -> None:
@@ -46,6 +46,7 @@ def report_html(result: StudyResult, pictures: ReportPictures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shell"] = shlex.quote
     series = curve_series(result)
     return environment.get_template("report.html.j2").render(
         result=result,
@@ -54,6 +55,7 @@ def report_html(result: StudyResult, pictures: ReportPictures) -> str:
         tiles=_tiles(result),
         stages=stage_views(result),
         curves=charts.learning_curves(series),
+        late_curves=charts.learning_curves(series, from_share=0.5),
         series=series,
         mark=charts.mark,
         costs=_cost_charts(result),
@@ -161,7 +163,7 @@ def stage_views(result: StudyResult) -> tuple[StageView, ...]:
 def curve_series(result: StudyResult) -> tuple[charts.CurveSeries, ...]:
     """The learning curves of baseline, tuned baseline and winner, from their trial records."""
     series = []
-    for name, label in _CURVE_LABELS.items():
+    for name, label in _ARMS.items():
         curves = tuple(trial.curve for trial in result.finals(name) if len(trial.curve) > 1)
         if curves:
             series.append(charts.CurveSeries(name, label, curves))
