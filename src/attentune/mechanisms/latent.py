@@ -90,5 +90,9 @@ class Latent(Heads):
         shapes = {"latent": (1, self.rank)}
         return {**shapes, "rotary_key": (1, self.rotary)} if self.rotary else shapes
 
+    @property
+    def keeps_keys(self) -> bool:
+        return False
+
     def rotated(self, dims: Dims) -> tuple[str, int]:
         return "rotary_key", self.rotary

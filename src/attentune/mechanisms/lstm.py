@@ -44,95 +44,113 @@ class LSTM(Mixer):
         starts: Bool[Tensor, "B T"] | None,
     ) -> tuple[Float[Tensor, "B T E"], dict[str, Tensor]]:
         gates = linear(x, params["w"], params["b"])
-        y, h, c = _recur(gates, params["u"].to(gates.dtype), state["h"].to(gates.dtype), state["c"].to(gates.dtype), valid, starts)
-        return y, {"h": h, "c": c}
+        h, c = (state[name].to(gates.dtype) for name in ("h", "c"))
+        h_all, c_all = _recur(gates, params["u"].to(gates.dtype), h, c, valid, starts)
+        y = h_all if valid is None else h_all.masked_fill(~valid[..., None], 0.0)
+        return y, {"h": h_all[:, -1], "c": c_all[:, -1]}
 
 
-def _steps(
-    gates: Tensor, u: Tensor, h: Tensor, c: Tensor, valid: Tensor | None, starts: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    outputs = []
-    for t in range(gates.shape[1]):
-        if starts is not None:
-            h, c = h.masked_fill(starts[:, t, None], 0.0), c.masked_fill(starts[:, t, None], 0.0)
-        i, f, g, o = linear(h, u).add(gates[:, t]).chunk(4, -1)
-        c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h_next = o.sigmoid() * c_next.tanh()
-        if valid is None:
-            h, c = h_next, c_next
-            outputs.append(h)
-        else:
-            alive = valid[:, t, None]
-            h, c = torch.where(alive, h_next, h), torch.where(alive, c_next, c)
-            outputs.append(h.masked_fill(~alive, 0.0))
-    return torch.stack(outputs, 1), h, c
+def _cell(gates: Tensor, u: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The four gates, the next cell and its tanh."""
+    i, f, g, o = linear(h, u).add_(gates).chunk(4, -1)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    c_next = f * c + i * g
+    return i, f, g, o, c_next, c_next.tanh()
 
 
-# The recurrence is one opaque operator, so that torch.compile does not unroll it over time. Its
-# backward pass runs the steps again with gradients.
+# The recurrence and its gradient are two opaque operators, so that torch.compile does not unroll them over time.
 
 
 @torch.library.custom_op("attentune::lstm", mutates_args=())
 def _recur(
     gates: Tensor, u: Tensor, h: Tensor, c: Tensor, valid: Tensor | None, starts: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    y, h_last, c_last = _steps(gates, u, h, c, valid, starts)
-    return y, h_last.clone(), c_last.clone()
+) -> tuple[Tensor, Tensor]:
+    """h and c after every token [B T E]; padding keeps the state, a document's start resets it."""
+    hs, cs = [], []
+    for t in range(gates.shape[1]):
+        if starts is not None:
+            h, c = h.masked_fill(starts[:, t, None], 0.0), c.masked_fill(starts[:, t, None], 0.0)
+        _, _, _, o, c_next, squashed = _cell(gates[:, t], u, h, c)
+        h_next = o * squashed
+        if valid is not None:
+            alive = valid[:, t, None]
+            h_next, c_next = torch.where(alive, h_next, h), torch.where(alive, c_next, c)
+        h, c = h_next, c_next
+        hs.append(h)
+        cs.append(c)
+    return torch.stack(hs, 1), torch.stack(cs, 1)
 
 
 @_recur.register_fake
 def _(gates: Tensor, u: Tensor, h: Tensor, c: Tensor, valid: Tensor | None, starts: Tensor | None) -> Any:
-    return gates.new_empty(*gates.shape[:2], u.shape[1]), torch.empty_like(h), torch.empty_like(c)
+    shape = (*gates.shape[:2], u.shape[1])
+    return gates.new_empty(shape), gates.new_empty(shape)
 
 
 @torch.library.custom_op("attentune::lstm_backward", mutates_args=())
 def _recur_backward(
-    dy: Tensor,
-    dh: Tensor,
-    dc: Tensor,
+    dh_all: Tensor,
+    dc_all: Tensor,
     gates: Tensor,
     u: Tensor,
     h: Tensor,
     c: Tensor,
     valid: Tensor | None,
     starts: Tensor | None,
+    h_all: Tensor,
+    c_all: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in (gates, u, h, c)]
-        outputs = _steps(*inputs, valid, starts)
-        found = torch.autograd.grad(outputs, inputs, (dy, dh, dc), allow_unused=True)
-    dgates, du, dh0, dc0 = (
-        torch.zeros_like(tensor) if gradient is None else gradient.contiguous()
-        for tensor, gradient in zip(inputs, found, strict=True)
-    )
-    return dgates, du, dh0, dc0
+    """Gradients of gates, u and the first h and c: the steps backwards, gates computed again."""
+    h_before = torch.cat([h[:, None], h_all[:, :-1]], 1)
+    c_before = torch.cat([c[:, None], c_all[:, :-1]], 1)
+    if starts is not None:
+        h_before = h_before.masked_fill(starts[..., None], 0.0)
+        c_before = c_before.masked_fill(starts[..., None], 0.0)
+    dgates = torch.empty_like(gates)
+    dh, dc = torch.zeros_like(h), torch.zeros_like(c)
+    for t in reversed(range(gates.shape[1])):
+        dh, dc = dh + dh_all[:, t], dc + dc_all[:, t]
+        i, f, g, o, _, squashed = _cell(gates[:, t], u, h_before[:, t], c_before[:, t])
+        kept_h = kept_c = None
+        if valid is not None:
+            alive = valid[:, t, None]
+            kept_h, kept_c = dh.masked_fill(alive, 0.0), dc.masked_fill(alive, 0.0)
+            dh, dc = dh.masked_fill(~alive, 0.0), dc.masked_fill(~alive, 0.0)
+        dc_next = dc + dh * o * (1 - squashed**2)
+        di, df, dg, do = dc_next * g, dc_next * c_before[:, t], dc_next * i, dh * squashed
+        before = torch.cat([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], -1)
+        dgates[:, t] = before
+        dh, dc = before @ u, dc_next * f
+        if kept_h is not None and kept_c is not None:
+            dh, dc = dh + kept_h, dc + kept_c
+        if starts is not None:
+            dh, dc = dh.masked_fill(starts[:, t, None], 0.0), dc.masked_fill(starts[:, t, None], 0.0)
+    return dgates, dgates.flatten(0, 1).T @ h_before.flatten(0, 1), dh, dc
 
 
 @_recur_backward.register_fake
 def _(
-    dy: Tensor,
-    dh: Tensor,
-    dc: Tensor,
+    dh_all: Tensor,
+    dc_all: Tensor,
     gates: Tensor,
     u: Tensor,
     h: Tensor,
     c: Tensor,
     valid: Tensor | None,
     starts: Tensor | None,
+    h_all: Tensor,
+    c_all: Tensor,
 ) -> Any:
     return torch.empty_like(gates), torch.empty_like(u), torch.empty_like(h), torch.empty_like(c)
 
 
 def _save(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs, *output)
 
 
-def _differentiate(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor) -> Any:
-    gates, u, h, c, valid, starts = ctx.saved_tensors
-    dgates, du, dh0, dc0 = _recur_backward(
-        dy.contiguous(), dh.contiguous(), dc.contiguous(), gates, u, h, c, valid, starts
-    )
-    return dgates, du, dh0, dc0, None, None
+def _differentiate(ctx: Any, dh_all: Tensor, dc_all: Tensor) -> Any:
+    dgates, du, dh, dc = _recur_backward(dh_all.contiguous(), dc_all.contiguous(), *ctx.saved_tensors)
+    return dgates, du, dh, dc, None, None
 
 
 torch.library.register_autograd("attentune::lstm", _differentiate, setup_context=_save)

@@ -88,6 +88,13 @@ class AttentionSpec(Frozen):
                 f"position={self.position.kind} turns q and k, which only an inner product turns into relative "
                 f"positions; similarity={self.similarity.kind} is none"
             )
+        operand = next((score.kind for score in self.scores if isinstance(score, OperandScore)), None)
+        if operand is not None and not self.heads.keeps_keys:
+            raise ValueError(f"scores={operand} changes whole keys; heads={self.heads.kind} caches none")
+        if isinstance(self.position, Rotation) and not self.heads.keeps_keys and not getattr(self.heads, "rotary", 0):
+            raise ValueError(f"position={self.position.kind} needs columns to turn: say heads={self.heads.kind}(..., rotary=16)")
+        if self.memory is not None and self.selector is not None:
+            raise ValueError(f"memory={self.memory.kind} and selector={self.selector.kind} count positions differently")
         if self.memory is not None and self.mask.lookahead != 0:
             raise ValueError(f"memory={self.memory.kind} needs a mask that never shows later keys, such as causal")
         if self.selector is not None and self.mask.lookahead != 0:

@@ -127,6 +127,11 @@ class Heads(Mechanism):
     def entry_shapes(self, dims: Dims) -> dict[str, tuple[int, int]]:
         """(heads, width) of each entry: what one cached token costs."""
 
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether whole keys exist before they are cached, so that operand scores can change them."""
+        return True
+
     def rotated(self, dims: Dims) -> tuple[str, int]:
         """The entry that rotary positions turn, and how many last columns of q turn with it."""
         return "k", dims.head_width

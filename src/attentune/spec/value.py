@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,8 +16,6 @@ class Frozen(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, ser_json_inf_nan="constants")
-
-    label: ClassVar[str | None] = None  # what error messages call it; the class name where None
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -36,7 +34,8 @@ def spec_error(error: ValidationError, owner: type[Frozen], prefix: str = "") ->
     problems = error.errors()
     first = problems[0]
     path = ".".join(str(part) for part in first["loc"])
-    name = owner.label or owner.__name__
+    kind = owner.model_fields.get("kind")
+    name = kind.default if kind is not None and isinstance(kind.default, str) else owner.__name__
     where = f"{prefix}{name}.{path}" if path else f"{prefix}{name}"
     if first["type"] == "extra_forbidden":
         text = f"{where} is unknown; {near(str(first['loc'][-1]), owner.model_fields)}"
@@ -48,7 +47,7 @@ def spec_error(error: ValidationError, owner: type[Frozen], prefix: str = "") ->
         given = first["input"]
         shown = repr(given)
         text = f"{where}: {rule}"
-        if first["type"] not in ("value_error",) and len(shown) < 80:
+        if first["type"] != "value_error" and len(shown) < 80:
             text += f", got {shown}"
     if len(problems) > 1:
         text += f" (and {len(problems) - 1} more)"

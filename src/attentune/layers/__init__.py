@@ -1,0 +1,1 @@
+"""Modules: attention with its projections and states, feed-forward, norms, one layer."""

@@ -1,0 +1,223 @@
+"""The attention module: it owns the parameters that the spec's values declare, and follows the dataflow."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import nn
+
+from attentune.errors import KernelError, SpecError
+from attentune.kernels.kernel import Call, Request, Result
+from attentune.kernels.layout import Layout, LayoutKind
+from attentune.kernels.plan import KERNELS, Plan, plan
+from attentune.layers.state import LayerState
+from attentune.shapes import Float, Tensor
+from attentune.spec.attention import AttentionSpec
+from attentune.spec.slots import CarriedScore, Dims, Mechanism, OperandScore, Params, Rotation
+
+OUTPUT = frozenset({"output"})
+BUCKETS = (256, 2048, 16384)  # lengths up to which one choice of kernel holds; beyond the last, its own
+
+Carry = tuple[Tensor, Tensor]  # queries [B H Q D*l] and keys [B G K D*l] of the layers below (residual scores)
+
+
+@final
+class Values(nn.Module):
+    """The parameters of one value of the spec, under the names that it declared."""
+
+    def __init__(self, value: Mechanism, dims: Dims) -> None:
+        super().__init__()
+        for name, declared in value.parameters(dims).items():
+            parameter = nn.Parameter(torch.empty(declared.shape))
+            with torch.no_grad():
+                declared.init(parameter)
+            if not declared.weight_decay:
+                parameter.weight_decay = False  # type: ignore[attr-defined]
+            self.register_parameter(name, parameter)
+
+    @property
+    def params(self) -> Params:
+        return self._parameters  # type: ignore[return-value]
+
+
+@dataclass
+class AttentionOutput:
+    """What attention gives: its output, what the next layer's scores build on, and what else was wanted."""
+
+    y: Float[Tensor, "B Q E"]
+    carry: Carry | None = None
+    extra: dict[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@final
+class Attention(nn.Module):
+    """`spec` at a model width. Parameters are named `<slot>.<i>.<name>`.
+
+    `bind` chooses the kernels; it is called when the module is made, and again after moving it to
+    another device or dtype.
+    """
+
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        *,
+        width: int,
+        source_width: int | None = None,
+        depth: int = 1,
+        bias: bool = False,
+        dropout: float = 0.0,
+        cross: bool = False,
+        shared: dict[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        if cross:
+            spec.check_cross()
+        self.spec, self.dropout, self.cross = spec, dropout, cross
+        self.dims = spec.heads.dims(
+            width=width, source_width=source_width or width, depth=depth, bias=bias, cross=cross
+        )
+        self.held: dict[str, list[Values]] = {}
+        for slot, place, value in spec.values():
+            if shared is not None and slot in shared:
+                values = shared[slot]
+            else:
+                values = Values(value, self.dims)
+            assert isinstance(values, Values)
+            if place == 0:
+                self.add_module(slot, nn.ModuleDict())
+            getattr(self, slot)[str(place)] = values
+            self.held.setdefault(slot, []).append(values)
+        self.entry, self.turned = spec.heads.rotated(self.dims)
+        self.kernel = "auto"
+        self.plans: dict[tuple[LayoutKind, bool, bool, int], Plan] = {}
+        self.bind()
+
+    def bind(
+        self, *, kernel: str = "auto", device: str = "cpu", dtype: torch.dtype = torch.float32, batch: int = 1
+    ) -> None:
+        """Choose a kernel for every layout, with and without gradients, over buckets of length.
+
+        A kernel asked for by name must support everything that this module may be asked for while it trains
+        and predicts on full rows; where only other layouts are beyond it, they are planned by `auto`.
+        """
+        self.kernel, self.device = kernel, device
+        self.plans = {}
+        own = LayoutKind.CROSS if self.cross else LayoutKind.PLAIN
+        for layout in LayoutKind:
+            if self.cross != (layout is LayoutKind.CROSS):
+                continue
+            for needs_grad in (False, True):
+                for drop in (False, True) if self.dropout else (False,):
+                    for bucket in range(len(BUCKETS) + 1):
+                        length = BUCKETS[min(bucket, len(BUCKETS) - 1)] * (2 if bucket == len(BUCKETS) else 1)
+                        request = Request(
+                            spec=self.spec,
+                            dims=self.dims,
+                            batch=batch,
+                            query_length=length,
+                            key_length=length,
+                            layout=layout,
+                            device=device,
+                            dtype=dtype,
+                            needs_grad=needs_grad,
+                            dropout=self.dropout if drop else 0.0,
+                        )
+                        name = kernel
+                        if kernel in KERNELS and layout is not own and KERNELS[kernel].supports(request):
+                            name = "auto"
+                        if kernel == "flex" and device == "cpu" and needs_grad:
+                            name = "auto"  # forward only there: training is planned apart, and `explain` shows it
+                        self.plans[layout, needs_grad, drop, bucket] = plan(request, name)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q E"],
+        layout: Layout,
+        *,
+        source: Float[Tensor, "B K F"] | None = None,
+        state: LayerState | None = None,
+        carry: Carry | None = None,
+        wanted: frozenset[str] = OUTPUT,
+    ) -> AttentionOutput:
+        """Attention of `x` to itself, to a remembered or cached past, or to `source`.
+
+        `layout` tells the positions of the queries of `x` and of all keys, the past included.
+        """
+        spec, dims = self.spec, self.dims
+        params = {slot: [values.params for values in held] for slot, held in self.held.items()}
+        heads = params["heads"][0]
+
+        # project
+        cached = state is not None and self.cross and state.cross is not None
+        q, entries = spec.heads.project(heads, dims, x, source if source is not None else (x if cached else None))
+        if cached:
+            assert state is not None and state.cross is not None
+            entries = state.cross
+        elif state is not None and self.cross:
+            state.cross = entries
+        # normalise q and k
+        for score, own in zip(spec.scores, params.get("scores", ()), strict=True):
+            if isinstance(score, OperandScore):
+                q, entries["k"] = score.operands(own, dims, q, entries["k"])
+        # rotate
+        if isinstance(spec.position, Rotation):
+            q, entries[self.entry] = self._rotate(spec.position, q, entries[self.entry], layout)
+        # remember
+        if state is not None and state.cache is not None:
+            entries = state.cache.append(entries)
+        k, v = spec.heads.expand(heads, dims, entries)
+        # residual scores
+        handed = None
+        for score, own in zip(spec.scores, params.get("scores", ()), strict=True):
+            if isinstance(score, CarriedScore):
+                q, k = handed = score.columns(own, q, k, carry)
+        # attend
+        result = self._run(Call(spec, dims, params, q, k, v, layout, self.dropout if self.training else 0.0, wanted))
+        # combine, project back
+        o = result.output
+        for value, own in zip(spec.combine, params.get("combine", ()), strict=True):
+            o = value.combine(own, o, x)
+        return AttentionOutput(spec.heads.output(heads, dims, o), handed, result.extra)
+
+    def _rotate(self, rotation: Rotation, q: Tensor, key: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Turn the last columns of q, and the newest keys: as many as there are key entries to turn."""
+        width = self.turned
+        queries = layout.once(
+            ("turn q", rotation, width, q.dtype), lambda: rotation.table(width, layout.query, q.dtype)
+        )
+        if layout.key is layout.query:
+            keys = queries
+        else:
+            count = key.shape[2]
+            keys = layout.once(
+                ("turn k", rotation, width, count, q.dtype),
+                lambda: rotation.table(width, layout.key.map(lambda tensor: tensor[:, -count:]), q.dtype),
+            )
+        still = q.shape[-1] - width
+        turned = rotation.rotate(q[..., still:] if still else q, queries)
+        return (torch.cat([q[..., :still], turned], -1) if still else turned), rotation.rotate(key, keys)
+
+    def _run(self, call: Call) -> Result:
+        if call.q.device.type != self.device:
+            raise KernelError(
+                f"the kernels were chosen for {self.device}, the input is on {call.q.device.type}: call bind(device=...)"
+            )
+        if call.wanted != OUTPUT:
+            return KERNELS["reference"].run(call)
+        bucket = bisect_left(BUCKETS, call.q.shape[2])
+        return self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket].kernel.run(call)
+
+    def check_decoding(self, known: int, added: int) -> None:
+        """Raise where this attention cannot be computed piece by piece, `added` tokens after `known` ones."""
+        ahead = self.spec.mask.lookahead
+        if ahead is None:
+            raise SpecError(
+                f"mask={self.spec} shows later keys, so it cannot be decoded step by step; compute whole rows instead"
+            )
+        if known == 0 and added < ahead:
+            raise SpecError(
+                f"the mask shows the first {ahead} keys to everyone: the prompt must hold at least {ahead} tokens, got {added}"
+            )

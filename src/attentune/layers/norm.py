@@ -1,0 +1,90 @@
+"""Normalisation layers, called with the tokens that are real."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from torch import nn
+from torch.nn.functional import batch_norm, layer_norm, rms_norm
+
+from attentune.shapes import Bool, Float, Tensor
+
+
+@final
+class LayerNorm(nn.Module):
+    """y = gain (x - mean) / sqrt(var + eps) + bias over the model width (arXiv:1607.06450)."""
+
+    def __init__(self, width: int, *, bias: bool) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        _exempt(self)
+
+    def forward(self, x: Float[Tensor, "B T E"], valid: Bool[Tensor, "..."] | None = None) -> Float[Tensor, "B T E"]:
+        return layer_norm(x, self.gain.shape, self.gain, self.bias, 1e-5)
+
+
+@final
+class RMSNorm(nn.Module):
+    """y = gain x / sqrt(mean of x^2 + eps) over the model width (arXiv:1910.07467)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+        _exempt(self)
+
+    def forward(self, x: Float[Tensor, "B T E"], valid: Bool[Tensor, "..."] | None = None) -> Float[Tensor, "B T E"]:
+        return rms_norm(x, self.gain.shape, self.gain, 1e-6)
+
+
+@final
+class BatchNorm(nn.Module):
+    """Each column normalised over all real tokens of the batch (arXiv:1502.03167).
+
+    While training, the statistics of a batch hold its later tokens too: the training loss of a causal
+    model is then a little too good. Evaluation uses running statistics and is exact.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, width: int, *, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.gain = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("var", torch.ones(width))
+        _exempt(self)
+
+    def forward(self, x: Float[Tensor, "B T E"], valid: Bool[Tensor, "..."] | None = None) -> Float[Tensor, "B T E"]:
+        if not self.training:
+            scale = self.gain * torch.rsqrt(self.var + 1e-5)
+            return (x - self.mean) * scale + self.bias
+        if valid is None:
+            flat = batch_norm(
+                x.flatten(0, 1), self.mean, self.var, self.gain, self.bias, True, self.momentum, 1e-5
+            )
+            return flat.view_as(x)
+        real = valid.expand(x.shape[:2])[..., None].to(x.dtype)
+        count = real.sum().clamp(min=1)
+        clean = torch.where(real > 0, x, 0)
+        mean = clean.sum((0, 1)) / count
+        var = ((clean - mean) ** 2 * real).sum((0, 1)) / count
+        with torch.no_grad():
+            self.mean.lerp_(mean, self.momentum)
+            self.var.lerp_(var * count / (count - 1).clamp(min=1), self.momentum)
+        return (x - mean) * torch.rsqrt(var + 1e-5) * self.gain + self.bias
+
+
+def make_norm(name: Literal["layer", "rms", "batch"], width: int, *, bias: bool) -> nn.Module:
+    """The normalisation called `name` in a `ModelSpec`."""
+    if name == "layer":
+        return LayerNorm(width, bias=bias)
+    return RMSNorm(width) if name == "rms" else BatchNorm(width)
+
+
+def _exempt(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.weight_decay = False  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""Models from a `ModelSpec`, and their checkpoints."""

@@ -1,0 +1,196 @@
+"""A decoder-only language model from a `ModelSpec`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import nn
+from torch.nn.functional import dropout, linear
+
+from attentune.errors import SpecError
+from attentune.kernels.layout import Layout, LayoutKind
+from attentune.layers.attention import OUTPUT, Attention, Carry
+from attentune.layers.block import Block
+from attentune.layers.embedding import Embedding
+from attentune.layers.norm import make_norm
+from attentune.layers.state import KeyValueCache, LayerState, State, extend
+from attentune.shapes import Float, Int, Tensor
+from attentune.spec.model import ModelSpec
+from attentune.spec.positions import Positions
+
+Extra = dict[str, Tensor | tuple[Tensor, Tensor]]
+
+
+@dataclass
+class ModelOutput:
+    """Logits, auxiliary losses to add to the loss, the state to go on with, and a layer's wanted outputs each."""
+
+    logits: Float[Tensor, "B T N"]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    state: State | None = None
+    attention: list[Extra] = field(default_factory=list)
+
+
+@final
+class Decoder(nn.Module):
+    """Tokens to the logits of the next token.
+
+    Without a state it computes whole rows. With `start()`'s state it computes what comes next after
+    what the state has seen, and brings the state up to date.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embedding = Embedding(
+            vocab_size=spec.vocab_size,
+            width=spec.width,
+            context=spec.context,
+            position=spec.position,
+            scale=spec.scale_embeddings,
+        )
+        shared: dict[str, nn.Module] = {}
+        self.layers = nn.ModuleList()
+        for index in range(spec.depth):
+            block = Block(spec.layer(index), spec, shared=shared)
+            self.layers.append(block)
+            if "position" in spec.share and not shared and spec.layer(index).attention.position is not None:
+                shared["position"] = block.attention.held["position"][0]
+        self.norm = make_norm(spec.norm, spec.width, bias=spec.bias) if spec.norm_placement == "pre" else None
+        self.head: nn.Parameter | None = None
+        if not spec.tie_embeddings:
+            self.head = nn.Parameter(torch.empty(spec.vocab_size, spec.width).normal_(0.0, 0.02))
+            self.head.role = "head"  # type: ignore[attr-defined]
+        self.remembers = any(layer.attention.memory is not None for layer in spec.layers)
+        self.has_cross = any(layer.cross is not None for layer in spec.layers)
+        self.tied_factor = spec.width**-0.5 if spec.tie_embeddings and spec.scale_embeddings else 1.0
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether training hands a state from segment to segment."""
+        return self.remembers
+
+    def bind(self, *, kernel: str = "auto", device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
+        """Choose the kernels of every attention for a device and dtype; by default where the parameters are."""
+        device = device or self.embedding.table.device.type
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.bind(kernel=kernel, device=device, dtype=dtype)
+
+    def start(self, batch: int) -> State:
+        """The state before the first token, for decoding `batch` rows piece by piece."""
+        table = self.embedding.table
+        layers = []
+        for block in self.layers:
+            assert isinstance(block, Block)
+            memory = block.layer.attention.memory
+            branches = [mixer.init(block.attention.dims, batch, table) for mixer in block.layer.branches]
+            if memory is None:
+                layers.append(LayerState(cache=KeyValueCache(), branches=branches))
+            else:
+                layers.append(LayerState(memory=table.new_zeros(batch, 0, self.spec.width), branches=branches))
+        if self.remembers and any(layer.cache is not None for layer in layers):
+            raise SpecError("a model remembers segments in every layer or in none: give every layer the same memory slot")
+        return State(None, layers)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        layout: Layout | None = None,
+        *,
+        state: State | None = None,
+        context: Float[Tensor, "B K E"] | None = None,
+        context_valid: Tensor | None = None,
+        wanted: frozenset[str] = OUTPUT,
+    ) -> ModelOutput:
+        """Logits for every token of `ids`.
+
+        `layout` tells padding and documents (plain rows where None); with a state only that of the
+        first call may. `context` is what cross-attention looks at. `wanted` names attention outputs
+        to hand back, such as `weights`.
+        """
+        if ids.shape[1] == 0:
+            raise SpecError("a row needs at least one token, got 0")
+        if self.has_cross and context is None and (state is None or state.length == 0):
+            raise SpecError("this model has cross-attention: give it a context")
+        if state is None and self.remembers:
+            state = self.start(ids.shape[0])
+        last = ids.shape[1] - 1
+        if state is not None:
+            last += 0 if state.positions is None else int(state.positions.position.max()) + 1
+            layout = self._continue(ids, layout, state)
+        elif layout is None:
+            layout = Layout.plain(ids.shape[1], device=ids.device)
+        context_layout = None if context is None else _look(layout, context, context_valid)
+        if context is None and self.has_cross:
+            assert state is not None
+            context_layout = _look_again(layout, state)
+
+        x = self.embedding(ids, layout, last=last)
+        if self.spec.dropout and self.training:
+            x = dropout(x, self.spec.dropout)
+        carry: Carry | None = None
+        records: list[Extra] = []
+        for index, block in enumerate(self.layers):
+            x, given = block(
+                x,
+                layout,
+                state=None if state is None else state.layers[index],
+                carry=carry,
+                context=context,
+                context_layout=context_layout,
+                wanted=wanted,
+            )
+            carry = given.carry
+            if wanted != OUTPUT:
+                records.append(given.extra)
+        if self.norm is not None:
+            x = self.norm(x, layout.query.valid)
+        head = self.embedding.table if self.head is None else self.head
+        logits = linear(x, head) if self.tied_factor == 1.0 else linear(x * self.tied_factor, head)
+        if (cap := self.spec.logit_soft_cap) is not None:
+            logits = cap * torch.tanh(logits / cap)
+        if state is not None:
+            state = self._seen(state, layout)
+        return ModelOutput(logits, {}, state, records)
+
+    def _continue(self, ids: Tensor, layout: Layout | None, state: State) -> Layout:
+        """The layout of the next tokens over everything the state knows."""
+        if not self.remembers:
+            for block in self.layers:
+                assert isinstance(block, Block)
+                block.attention.check_decoding(state.length, ids.shape[1])
+        if state.length == 0:
+            if layout is None:
+                layout = Layout.plain(ids.shape[1], device=ids.device)
+            return layout
+        if layout is not None and layout.kind is not LayoutKind.PLAIN:
+            raise SpecError(f"a {layout.kind} layout may only be given with the first tokens of a state")
+        query = state.next_positions(ids.shape[1], ids.device)
+        known = extend(state.positions, query)
+        return Layout(LayoutKind.CACHED, query, known)
+
+    def _seen(self, state: State, layout: Layout) -> State:
+        keep = layout.key
+        if self.remembers:
+            longest = max(layer.attention.memory.length for layer in self.spec.layers if layer.attention.memory)
+            keep = keep.map(lambda tensor: tensor[:, -longest:])
+        state.positions = keep
+        return state
+
+
+def _look(layout: Layout, context: Tensor, valid: Tensor | None) -> Layout:
+    places = Positions.arange(context.shape[1], device=context.device)
+    if valid is not None:
+        index = places.index.expand(valid.shape)
+        places = Positions(index=index, position=index, valid=valid)
+    return Layout.cross(layout.query, places)
+
+
+def _look_again(layout: Layout, state: State) -> Layout:
+    """Over the keys of a context that the state has kept."""
+    entries = next(layer.cross for layer in state.layers if layer.cross is not None)
+    length = next(iter(entries.values())).shape[2]
+    return Layout.cross(layout.query, Positions.arange(length, device=layout.query.index.device))
