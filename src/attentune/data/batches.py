@@ -54,7 +54,8 @@ def training_batch(
     if places < 1:
         raise DataError(f"a row of context {context} needs {context + 1} tokens, the text has {len(tokens.ids)}")
     key = np.array([seed & _WORD, step & _WORD], dtype=np.uint64)
-    starts = np.random.Generator(np.random.Philox(key=key)).integers(0, places, size=batch)
+    # The raw words stay the same in every version of numpy; the remainder's bias is below places / 2^64.
+    starts = (np.random.Philox(key=key).random_raw(batch) % np.uint64(places)).astype(np.int64)
     positions = starts[:, None] + np.arange(context + 1)
     rows = torch.from_numpy(tokens.ids[positions].astype(np.int64))
     ids, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
