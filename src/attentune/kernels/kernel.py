@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 
@@ -99,6 +99,7 @@ class Result:
     extra: dict[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """One way to compute attention."""
 

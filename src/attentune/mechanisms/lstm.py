@@ -6,8 +6,6 @@
 The layer's output is attention(x) + LSTM(x).
 """
 
-from __future__ import annotations
-
 from math import sqrt
 from typing import Any, Literal, final
 
