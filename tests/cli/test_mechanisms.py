@@ -1,0 +1,114 @@
+"""`attentune mechanisms` prints what the mechanisms' own files say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import pytest
+from pydantic import Field
+
+from attentune.cli import main
+from attentune.cli.catalogue import describe, type_name
+from attentune.mechanisms import registry
+
+PLUGIN = '''"""Every n-th key (a test).
+
+    visible(i, j) = (i - j) mod step = 0
+"""
+
+from typing import Literal
+
+from attentune.spec.slots import Mask
+
+
+class Every(Mask):
+    """A comb."""
+
+    kind: Literal["every_for_test"] = "every_for_test"
+    step: int = 2
+
+    def visible(self, query, key):
+        return (query.position - key.position) % self.step == 0
+
+    @property
+    def lookahead(self):
+        return None
+'''
+
+
+def test_a_mechanism_is_described_by_its_file() -> None:
+    entry = describe(registry.find("mask", "window"))
+    assert entry["kind"] == "window"
+    assert (entry["slot"], entry["stage"]) == ("mask", "visible")
+    assert entry["title"] == "Causal attention to the last keys"
+    assert entry["paper"] == "Longformer, arXiv:2004.05150"
+    assert entry["formula"] == "visible(i, j) = 0 <= i - j < window"
+    assert entry["options"] == [{"name": "window", "type": "int", "required": True, "default": None}]
+    assert entry["learns"] == {}
+
+
+def test_learned_tensors_have_their_shapes() -> None:
+    assert describe(registry.find("position", "t5"))["learns"] == {"table": [32, 8]}
+    assert describe(registry.find("heads", "multi_query"))["learns"] == {"qkv": [512 + 2 * 64, 512], "out": [512, 512]}
+    assert describe(registry.find("heads", "latent"))["learns"] is None  # rank has no default
+
+
+@pytest.mark.parametrize(
+    "value", list(registry), ids=lambda value: f"{value.slot}={value.model_fields['kind'].default}"
+)
+def test_every_mechanism_says_what_it_is(value: type) -> None:
+    entry = describe(value)
+    assert entry["title"]
+    assert entry["summary"]
+    assert entry["formula"]
+
+
+def test_types_are_those_that_users_write() -> None:
+    assert type_name(Optional[Annotated[float, Field(gt=0)]]) == "float | none"  # noqa: UP045 - both spellings occur
+    assert type_name(Annotated[int, Field(ge=1)] | None) == "int | none"
+    assert type_name(Literal["head", "element"]) == "'head' | 'element'"
+
+
+def test_the_list_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mechanisms", "rotary", "window"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("position=rotary\n  Rotary positions. ")
+    assert "\n  paper    RoFormer, arXiv:2104.09864\n  stage    operands\n  options  base: float = 10000.0, " in shown
+    assert "\n\nmask=window\n" in shown
+    assert "\n  options  window: int (required)\n  learns   nothing\n" in shown
+
+
+def test_the_list_as_json_and_by_slot(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mechanisms", "--slot", "position", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert {"rotary", "alibi", "t5"} <= {entry["kind"] for entry in entries}
+    assert {entry["slot"] for entry in entries} == {"position"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["rotry"], "unknown mechanism 'rotry'; did you mean 'rotary'? known: "),
+        (["rotary", "--slot", "mask"], "unknown mechanism 'rotary'; "),
+        (["--slot", "masc"], "unknown slot 'masc'; did you mean 'mask'? known: "),
+        (["--plugin", "absent.py"], "plugin 'absent.py' is not a Python file"),
+    ],
+)
+def test_what_does_not_exist_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    assert main(["mechanisms", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"attentune: error: {says}")
+
+
+def test_a_plugin_is_listed_with_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_kinds", {slot: registry.kinds(slot) for slot in registry._kinds})
+    plugin = tmp_path / "comb.py"
+    plugin.write_text(PLUGIN)
+    assert main(["mechanisms", "--plugin", str(plugin), "every_for_test"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(
+        "mask=every_for_test\n  Every n-th key (a test). A comb.\n\n      visible(i, j) = (i - j) mod"
+    )
