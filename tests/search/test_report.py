@@ -220,7 +220,7 @@ def test_numbers_are_written_for_people(given: str, expected: str) -> None:
 def test_stages_count_their_trials(study_result: StudyResult) -> None:
     stages = {stage.name: stage for stage in stage_views(study_result)}
     assert stages["adaptivity"].decision == "kept soft cap, gate and softmax-off-by-one"
-    assert stages["adaptivity"].facts == "6 complete · 3 pruned · 1 refused · 3.84M tokens · 5 min 20 s"
+    assert stages["adaptivity"].facts == ("6 complete", "3 pruned", "1 refused", "3.84M tokens", "5 min 20 s")
     assert stages["deployment"].summary.startswith("Saved, reloaded in a fresh process: the same logits")
 
 
@@ -310,7 +310,7 @@ def test_the_card_holds_the_numbers_and_survives_awkward_text(study_result: Stud
     assert card.startswith("---\nlibrary_name: attentune\n")
     assert "| **this model's recipe** | 1.6971 ± 0.0035 | 806,208 | 1.91 ms |" in card
     assert "| scores | −0.0020 ± 0.0022 | noise |" in card
-    assert 'attentune generate runs/shakespeare/best --prompt ROMEO:\n' in card
+    assert "attentune generate runs/shakespeare/best --prompt ROMEO:\n" in card
     assert "combine=gate`" in card
     assert "\n\n\n" not in card
     assert fenced("a\n```\nb").startswith("````\n")

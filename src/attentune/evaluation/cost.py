@@ -104,7 +104,8 @@ def _peak_bytes(
     with LiveBytes() as live:
         live.add([*model.parameters(), *model.buffers(), *tree_leaves(dict(optimizer.state))])
         action()
-    return live.peak
+    peak: int = live.peak
+    return peak
 
 
 class LiveBytes(TorchDispatchMode):
@@ -114,7 +115,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self.current = 0
         self._alive: dict[int, weakref.ref[Any]] = {}

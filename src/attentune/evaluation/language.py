@@ -20,8 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attentune.data.batches import IGNORED, Batch, validation_batches
+from attentune.data.corpus import Tokens
 from attentune.data.tokenizers import Tokenizer
 from attentune.errors import DataError
+from attentune.kernels.layout import Layout
 from attentune.shapes import Float, Int
 
 MEMORY_STREAMS = 8
@@ -31,7 +34,7 @@ MEMORY_STREAMS = 8
 class LanguageScore:
     """Quality on a text: `tokens` predicted tokens, their mean loss, and the same per character and per UTF-8 byte.
 
-    Characters and bytes are those of the decoded predicted tokens; a document separator costs nats and is no character.
+    Characters and bytes are those of the predicted tokens; an end of text costs nats and is no character.
     """
 
     nats_per_token: float
@@ -43,116 +46,158 @@ class LanguageScore:
 
 def evaluate_language(
     model: nn.Module,
-    tokens: Any,
+    tokens: Tokens,
     tokenizer: Tokenizer,
     *,
     context: int,
     batch: int = 32,
     limit: int | None = None,
     stride: int | None = None,
+    isolate_documents: bool = False,
 ) -> LanguageScore:
-    """Scores `model` on `tokens`, or on its first `limit` predicted tokens, by the protocol above.
+    """Scores `model` on `tokens` by the protocol above.
 
     Args:
-        model: called as `model(ids)`, with `state=` if it carries memory; its training mode is restored afterwards.
-        tokens: token numbers of the text, [N].
-        tokenizer: turns them back into text, to count characters and bytes.
+        model: called as `model(ids)`, or `model(ids, layout)` where documents are isolated, and with `state=` if its
+            `has_memory` is true; its training mode is restored afterwards.
+        tokens: the text.
+        tokenizer: says how many characters and bytes each token holds.
         context: tokens a window holds.
         batch: windows that go through the model together; does not change the score.
-        limit: predicted tokens at most.
+        limit: about how many tokens to predict: evenly spaced windows, always the same ones; the first tokens for
+            overlapping windows and models with memory. None predicts all.
         stride: tokens from one window to the next; `context` where None.
+        isolate_documents: no attention from one document to another, and their first tokens are not predicted.
 
     Raises:
-        DataError: fewer than two tokens, or a stride that does not fit.
+        DataError: fewer than two tokens, or arguments that do not go together.
     """
-    nats, count = language_loss(model, tokens, context=context, batch=batch, limit=limit, stride=stride)
-    text = tokenizer.decode(np.asarray(tokens[1 : count + 1]).tolist())
-    bits = nats / math.log(2)
+    nats, count, characters, size = 0.0, 0, 0, 0
+    for losses, targets in _scored(model, tokens, context, batch, limit, stride, isolate_documents):
+        nats += losses.sum().item()
+        count += len(targets)
+        numbers = targets.cpu().numpy()
+        characters += int(tokenizer.character_lengths[numbers].sum(dtype=np.int64))
+        size += int(tokenizer.byte_lengths[numbers].sum(dtype=np.int64))
     mean = nats / count
+    bits = nats / math.log(2)
     return LanguageScore(
         nats_per_token=mean,
         perplexity=math.exp(mean) if mean < 700 else math.inf,
-        bits_per_character=bits / max(1, len(text)),
-        bits_per_byte=bits / max(1, len(text.encode("utf-8", errors="replace"))),
+        bits_per_character=bits / characters if characters else math.inf,
+        bits_per_byte=bits / size if size else math.inf,
         tokens=count,
     )
 
 
-@torch.no_grad()
 def language_loss(
     model: nn.Module,
-    tokens: Any,
+    tokens: Tokens,
     *,
     context: int,
     batch: int = 32,
     limit: int | None = None,
     stride: int | None = None,
-) -> tuple[float, int]:
-    """The sum of the losses in nats, and the number of predicted tokens; arguments as `evaluate_language`."""
-    device = next(model.parameters()).device
-    text = tokens if isinstance(tokens, Tensor) else torch.from_numpy(np.ascontiguousarray(tokens))
-    predicted = len(text) - 1 if limit is None else min(limit, len(text) - 1)
-    stride = context if stride is None else stride
-    if predicted < 1:
-        raise DataError(f"evaluation needs at least 2 tokens, got {len(text)}; use more text")
-    if not 1 <= stride <= context:
+    isolate_documents: bool = False,
+) -> float:
+    """Only the mean loss in nats per token; everything as in `evaluate_language`."""
+    nats, count = 0.0, 0
+    for losses, targets in _scored(model, tokens, context, batch, limit, stride, isolate_documents):
+        nats += losses.sum().item()
+        count += len(targets)
+    return nats / count
+
+
+@torch.no_grad()
+def _scored(
+    model: nn.Module,
+    tokens: Tokens,
+    context: int,
+    batch: int,
+    limit: int | None,
+    stride: int | None,
+    isolate_documents: bool,
+) -> Iterator[tuple[Float[Tensor, "N"], Int[Tensor, "N"]]]:
+    """The losses of the scored targets in nats, float64, and these targets, batch by batch."""
+    if len(tokens.ids) < 2:
+        raise DataError(f"evaluation needs at least 2 tokens, got {len(tokens.ids)}; use more text")
+    if stride is not None and not 1 <= stride <= context:
         raise DataError(f"stride must be between 1 and context={context}, got {stride}")
-    text = text[: predicted + 1].to(device, torch.long)
+    overlapping = stride is not None and stride < context
     has_memory = bool(getattr(model, "has_memory", False))
-    if has_memory and stride != context:
-        raise DataError(f"stride={stride} does not fit a model with memory, which reads every token once; leave it out")
+    if overlapping and (has_memory or isolate_documents):
+        reason = "a model with memory, which reads every token once" if has_memory else "isolated documents"
+        raise DataError(f"stride={stride} does not go with {reason}; leave it out")
+    if has_memory and isolate_documents:
+        raise DataError("isolated documents do not go with a model whose memory crosses them; turn one off")
+    device = next(model.parameters()).device
     with _evaluating(model):
         if has_memory:
-            return _with_memory(model, text, context), predicted
-        return _in_windows(model, text, context, stride, batch), predicted
+            yield from _with_memory(model, _first(tokens, limit).to(device), context)
+            return
+        if overlapping and stride is not None:
+            batches = _overlapping_windows(_first(tokens, limit), context, stride, batch)
+        else:
+            batches = validation_batches(
+                tokens, context=context, batch=batch, limit=limit, isolate_documents=isolate_documents
+            )
+        for piece in batches:
+            ids = piece.ids.to(device)
+            documents = piece.documents
+            output = model(ids) if documents is None else model(ids, Layout.packed(documents.to(device)))
+            yield _losses(output.logits, piece.targets.to(device))
 
 
-def _in_windows(model: nn.Module, text: Int[Tensor, "N"], context: int, stride: int, batch: int) -> float:
+def _first(tokens: Tokens, limit: int | None) -> Int[Tensor, "N"]:
+    """The tokens that predict the first `limit`, and those."""
+    return torch.from_numpy(tokens.ids[: None if limit is None else limit + 1].astype(np.int64))
+
+
+def _overlapping_windows(text: Int[Tensor, "N"], context: int, stride: int, batch: int) -> Iterator[Batch]:
     predicted = len(text) - 1
-    nats = 0.0
-    windows = 1 + max(0, (predicted - context) // stride) if predicted >= context else 0
-    if windows:
-        ids = text[:-1].unfold(0, context, stride)[:windows]
-        targets = text[1:].unfold(0, context, stride)[:windows]
-        for first in range(0, windows, batch):
-            losses = _losses(model(ids[first : first + batch]).logits, targets[first : first + batch])
-            if first == 0:
-                nats += losses[0, : context - stride].sum().item()
-            nats += losses[:, context - stride :].sum().item()
-    done = context + (windows - 1) * stride if windows else 0
+    windows = 1 + (predicted - context) // stride if predicted >= context else 0
+    done = 0
+    for first in range(0, windows, batch):
+        last = min(first + batch, windows)
+        ids = text[:-1].unfold(0, context, stride)[first:last]
+        targets = text[1:].unfold(0, context, stride)[first:last].clone()
+        targets[0 if first else 1 :, : context - stride] = IGNORED
+        done = context + (last - 1) * stride
+        yield Batch(ids.contiguous(), targets)
     if done < predicted:
-        start = max(0, windows * stride)
-        losses = _losses(model(text[start:-1].unsqueeze(0)).logits, text[start + 1 :].unsqueeze(0))
-        nats += losses[:, done - start :].sum().item()
-    return nats
+        start = windows * stride
+        targets = text[None, start + 1 :].clone()
+        targets[:, : done - start] = IGNORED
+        yield Batch(text[None, start:-1], targets)
 
 
-def _with_memory(model: nn.Module, text: Int[Tensor, "N"], context: int) -> float:
-    predicted = len(text) - 1
-    length = predicted // (MEMORY_STREAMS * context) * context
-    nats = 0.0
+def _with_memory(
+    model: nn.Module, text: Int[Tensor, "N"], context: int
+) -> Iterator[tuple[Float[Tensor, "N"], Int[Tensor, "N"]]]:
+    length = (len(text) - 1) // (MEMORY_STREAMS * context) * context
     whole = MEMORY_STREAMS * length
     if length:
-        nats += _stream(model, text[:whole].view(MEMORY_STREAMS, length), text[1 : whole + 1].view(-1, length), context)
-    if whole < predicted:
-        nats += _stream(model, text[whole:-1].unsqueeze(0), text[whole + 1 :].unsqueeze(0), context)
-    return nats
+        yield from _stream(model, text[:whole].view(-1, length), text[1 : whole + 1].view(-1, length), context)
+    if whole < len(text) - 1:
+        yield from _stream(model, text[None, whole:-1], text[None, whole + 1 :], context)
 
 
-def _stream(model: nn.Module, ids: Int[Tensor, "B N"], targets: Int[Tensor, "B N"], context: int) -> float:
+def _stream(
+    model: nn.Module, ids: Int[Tensor, "B M"], targets: Int[Tensor, "B M"], context: int
+) -> Iterator[tuple[Float[Tensor, "N"], Int[Tensor, "N"]]]:
     state: Any = None
-    nats = 0.0
     for start in range(0, ids.shape[1], context):
         output = model(ids[:, start : start + context], state=state)
         state = output.state
-        nats += _losses(output.logits, targets[:, start : start + context]).sum().item()
-    return nats
+        yield _losses(output.logits, targets[:, start : start + context])
 
 
-def _losses(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Cross-entropy in nats, in float64 so that summing a long text loses nothing."""
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-    return losses.double().view_as(targets)
+def _losses(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> tuple[Float[Tensor, "N"], Int[Tensor, "N"]]:
+    """Cross-entropy of the scored targets in nats, in float64 so that summing a long text loses nothing."""
+    flat = targets.flatten()
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), flat, reduction="none", ignore_index=IGNORED)
+    scored = flat != IGNORED
+    return losses.double()[scored], flat[scored]
 
 
 @contextmanager

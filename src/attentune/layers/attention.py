@@ -166,7 +166,7 @@ class Attention(nn.Module):
         if isinstance(spec.position, Rotation):
             q, entries[self.entry] = self._rotate(spec.position, q, entries[self.entry], layout)
         # remember
-        if state is not None and state.cache is not None:
+        if state is not None and state.cache is not None and not self.cross:
             entries = state.cache.append(entries)
         k, v = spec.heads.expand(heads, dims, entries)
         # residual scores

@@ -90,7 +90,7 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str, x_text: Callable[[float
         )
     parts.append(Markup('<text class="axis end" x="{}" y="{}">{}</text>').format(x.end, y.start + 40, x_label))
     parts.append(
-        Markup('<text class="axis middle" transform="translate(14 {}) rotate(-90)">{}</text>').format(
+        Markup('<text class="axis middle upright" transform="translate(14 {}) rotate(-90)">{}</text>').format(
             (y.start + y.end) / 2, y_label
         )
     )

@@ -130,7 +130,7 @@ class StageView:
     name: str
     summary: str
     decision: str
-    facts: str
+    facts: tuple[str, ...]
 
 
 def stage_views(result: StudyResult) -> tuple[StageView, ...]:
@@ -156,7 +156,7 @@ def stage_views(result: StudyResult) -> tuple[StageView, ...]:
         seconds = stage.seconds or sum(trial.seconds for trial in trials)
         facts += [f"{wording.short_count(tokens)} tokens"] if tokens else []
         facts += [wording.duration_text(seconds)] if seconds else []
-        views.append(StageView(name, summary or ("" if trials else "Not reached."), stage.decision, " · ".join(facts)))
+        views.append(StageView(name, summary or ("" if trials else "Not reached."), stage.decision, tuple(facts)))
     return tuple(views)
 
 

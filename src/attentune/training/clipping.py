@@ -62,6 +62,6 @@ def clip_adaptive(parameters: list[nn.Parameter], limit: float) -> None:
 
 def unit_norm(tensor: Tensor) -> Tensor:
     """The norm of every unit, shaped to broadcast against `tensor`."""
-    if tensor.ndim < 2:
-        return torch.linalg.vector_norm(tensor)
-    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), keepdim=True)
+    units = None if tensor.ndim < 2 else tuple(range(1, tensor.ndim))
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=units, keepdim=units is not None)
+    return norm

@@ -2,8 +2,8 @@
 
 The rule: layers are the numbered parts of the model (`blocks.0`, ...), compared by the root mean square of
 their gradient entries. A layer **vanishes** when that is zero or under 1/1000 of the median layer's; it **explodes**
-when it is not finite or over 1000 times the median. Parts without a number (embedding, head) are recorded and flagged only
-where all their gradients are zero or one is not finite: their scale says nothing about the depth.
+when it is not finite or over 1000 times the median. Parts without a number (embedding, head) are recorded, and
+flagged only where all their gradients are zero or one is not finite: their scale says nothing about the depth.
 """
 
 from __future__ import annotations

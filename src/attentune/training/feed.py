@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attentune.data.batches import training_batch
+from attentune.data.batches import IGNORED, training_batch
+from attentune.data.corpus import Tokens
 from attentune.errors import TrainingError
 from attentune.kernels.layout import Layout
 from attentune.spec.run import RunSpec
-
-IGNORED = -100  # a target that is not scored
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,16 @@ class StepData:
     fresh: bool
 
 
-def step_feed(tokens: Any, run: RunSpec, *, has_memory: bool, device: torch.device) -> Callable[[int], StepData]:
+def step_feed(tokens: Tokens, run: RunSpec, *, has_memory: bool, device: torch.device) -> Callable[[int], StepData]:
     """The function from step number to its data.
 
     Raises:
-        TrainingError: the text is too short, or documents are to be isolated in a model that carries memory.
+        TrainingError: too little text, or documents are to be isolated in a model that carries memory.
     """
     if has_memory:
         if run.data.isolate_documents:
             raise TrainingError(
-                "data.isolate_documents cannot be honoured by a model with memory, which crosses documents; turn one off"
+                "data.isolate_documents cannot be honoured by a model whose memory crosses documents; turn one off"
             )
         segments = SegmentStreams(tokens, batch=run.batch, context=run.context, seed=run.seed)
 
@@ -87,8 +85,8 @@ class SegmentStreams:
         TrainingError: a stream is shorter than two contexts.
     """
 
-    def __init__(self, tokens: Any, *, batch: int, context: int, seed: int) -> None:
-        ids = torch.from_numpy(np.ascontiguousarray(tokens)) if not isinstance(tokens, Tensor) else tokens
+    def __init__(self, tokens: Tokens, *, batch: int, context: int, seed: int) -> None:
+        ids = torch.from_numpy(np.ascontiguousarray(tokens.ids))
         length = len(ids) // batch
         self._per_pass = (length - context) // context  # leaves room for the shift and for the last target
         if self._per_pass < 1:

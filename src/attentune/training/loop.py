@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attentune.data.batches import IGNORED
 from attentune.data.corpus import Corpus
 from attentune.models.storage import prepare_folder
 from attentune.spec.run import RunSpec
 from attentune.training.clipping import Clipper
 from attentune.training.diagnostics import gradient_flow
-from attentune.training.feed import IGNORED, MicroBatch, step_feed
+from attentune.training.feed import MicroBatch, step_feed
 from attentune.training.optimizers import decaying_parameters
 from attentune.training.regularizers import add_penalty_gradients, with_auxiliary
 from attentune.training.reporting import REPORT_EVERY, Progress, report, track, track_flow

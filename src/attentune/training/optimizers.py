@@ -60,7 +60,7 @@ class Optimizer:
         """One step at `share` of the peak learning rates."""
         for parameters, rate, decay in self._decay_first:
             with torch.no_grad():
-                torch._foreach_mul_(parameters, 1.0 - share * rate * decay)
+                torch._foreach_mul_(list[Tensor](parameters), 1.0 - share * rate * decay)
         for part, rate in self.parts:
             for group in part.param_groups:
                 group["lr"] = rate * share

@@ -16,7 +16,7 @@ def add_penalty_gradients(parameters: list[nn.Parameter], spec: RegularizerSpec)
     """
     if spec.l1 == 0.0 and spec.l2 == 0.0:
         return
-    trained = [p for p in parameters if p.grad is not None]
+    trained: list[Tensor] = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in trained if p.grad is not None]
     if spec.l2:
         torch._foreach_add_(gradients, trained, alpha=2.0 * spec.l2)

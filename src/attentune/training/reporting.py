@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -19,6 +19,7 @@ except ImportError:  # Windows
 REPORT_EVERY = 20  # steps between calls of `progress` and records of the trackers
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told how training goes, every 20 steps and at the end."""
 

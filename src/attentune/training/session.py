@@ -72,14 +72,16 @@ class Session:
 
     def evaluate(self, *, last: bool) -> float:
         """The validation loss in nats per token, on the whole text if `last`; kept among the evaluations."""
-        context, batch, text = self.run.context, max(32, self.run.batch), self.corpus.validation
+        run, text = self.run, self.corpus.validation
+        isolate = run.data.isolate_documents
         if last:
-            self.final = evaluate_language(self.model, text, self.corpus.tokenizer, context=context, batch=batch)
+            self.final = evaluate_language(
+                self.model, text, self.corpus.tokenizer, context=run.context, isolate_documents=isolate
+            )
             loss = self.final.nats_per_token
         else:
-            limit = self.run.evaluate_tokens
-            nats, count = language_loss(self.model, text, context=context, batch=batch, limit=limit)
-            loss = nats / count
+            limit = run.evaluate_tokens
+            loss = language_loss(self.model, text, context=run.context, limit=limit, isolate_documents=isolate)
         self.evaluations.append(Evaluation(self.step, loss))
         return loss
 

@@ -66,7 +66,7 @@ def load_latest(folder: Path) -> Snapshot | None:
         CheckpointError: all are damaged, or one is not of Attentune or of a newer version.
     """
     found = checkpoints(folder)
-    problems = []
+    problems: list[str] = []
     for path in reversed(found):
         problem = _problem(path)
         if problem is None:

@@ -21,11 +21,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol, final
+from typing import IO, Any, Protocol, final, runtime_checkable
 
 from attentune.models.storage import atomic_write, storage_errors
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Takes the numbers of one run. Steps are completed optimizer steps and never go backwards after `start`."""
 
@@ -107,7 +108,7 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter  # a second of import that other runs need not pay
 
         with storage_errors(self.folder):
-            self._writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
         if step == 0:
             self._writer.add_text("config", f"```json\n{json.dumps(dict(config), indent=2, default=str)}\n```", 0)
 
