@@ -19,6 +19,7 @@ Weights = npt.NDArray[np.floating]
 
 _CELL = 12  # SVG units that a weight's square takes
 _LETTER = 6.4  # SVG units that a letter of a label takes
+_EDGE = 6  # SVG units around the squares, right and below
 _LONGEST_LABEL = 12  # letters
 _RAMP = ((0.0, (226, 238, 250)), (0.35, (118, 176, 222)), (0.7, (28, 100, 170)), (1.0, (8, 34, 84)))
 
@@ -145,7 +146,8 @@ def _labelled(weights: Weights, tokens: Sequence[str], title: str) -> Markup:
     queries, keys = weights.shape
     labels = [visible(token) for token in tokens]
     margin = 13 + _LETTER * max(map(len, labels))
-    width, height = margin + keys * _CELL, margin + queries * _CELL
+    width, height = margin + keys * _CELL + _EDGE, margin + queries * _CELL + _EDGE
+    upright = max(map(len, labels)) == 1  # single characters read best as they stand; longer labels are turned
     parts = [
         Markup('<image href="{}" x="{}" y="{}" width="{}" height="{}" preserveAspectRatio="none"/>').format(
             image_uri(weights), round(margin, 1), round(margin, 1), keys * _CELL, queries * _CELL
@@ -156,7 +158,10 @@ def _labelled(weights: Weights, tokens: Sequence[str], title: str) -> Markup:
         along = round(margin + (index + 0.5) * _CELL, 1)
         parts.append(text.format(round(margin - 4, 1), along, Markup(' class="row"'), label))
         column = round(margin + (index + keys - queries + 0.5) * _CELL, 1)
-        turn = Markup(' class="column" transform="rotate(-90 {} {})"').format(column, round(margin - 4, 1))
+        turn = Markup(' class="{}"{}').format(
+            "above" if upright else "column",
+            "" if upright else Markup(' transform="rotate(-90 {} {})"').format(column, round(margin - 4, 1)),
+        )
         parts.append(text.format(column, round(margin - 4, 1), turn, label))
     return Markup('<svg class="map" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         round(width, 1), round(height, 1), title, Markup("").join(parts)
