@@ -82,6 +82,10 @@ def test_nothing_comes_from_outside(html: str, page: Page) -> None:
     assert not re.search(r"url\((?!#)", html)
 
 
+def test_there_is_one_main_part(page: Page) -> None:
+    assert len(page.all("main")) == 1
+
+
 def test_links_inside_the_page_lead_somewhere_and_ids_are_unique(html: str, page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -146,6 +150,34 @@ def test_a_study_with_little_in_it_still_has_a_report(study_result: StudyResult)
     assert "No slot was switched off" in said
     assert "Attention on the same sentence" not in said
     assert said.count("Not reached.") == 6
+
+
+def test_few_seeds_and_costs_that_never_vary_are_drawn_honestly(study_result: StudyResult) -> None:
+    def few(finalist: ArmResult) -> ArmResult:
+        return finalist.replace(
+            seeds=(0,), losses=(1.5,), bits_per_character=(), latency_ms=0.0, parameters=0, seconds=0.0, peak_bytes=7
+        )
+
+    baseline, tuned, winner = map(few, (study_result.baseline, study_result.tuned, study_result.winner))
+    bare = study_result.replace(
+        seeds=(0,),
+        baseline=baseline,
+        tuned=tuned,
+        winner=winner,
+        ablations=(),
+        slots=(),
+        tuning=difference("tuning", baseline, tuned),
+        attention=difference("attention", tuned, winner),
+        trials=(),
+    )
+    made = report_html(bare, ReportPictures())
+    said = Page(made).text
+    assert "one seed is not enough to tell" in said
+    assert "one seed: no noise band" in said
+    assert "too few seeds" in said
+    assert made.count("Pareto front") == 1 + 4
+    assert 'class="whisker"' not in made
+    assert not re.search(r"\b(nan|inf)\b", made)
 
 
 def test_writing_replaces_and_refuses_clearly(
@@ -239,6 +271,9 @@ def test_the_mean_curve_uses_only_points_that_all_seeds_reached() -> None:
     series = CurveSeries("winner", "winner", (((1, 4.0), (2, 3.0), (3, 2.0)), ((1, 2.0), (3, 1.0))))
     assert series.mean() == ((1, 3.0), (3, 1.5))
     assert learning_curves([CurveSeries("winner", "winner", (((1, 4.0),),))]) is None
+    assert learning_curves([series], from_share=0.99) is None
+    short = CurveSeries("tuned", "tuned", (((0, 4.0), (0, 3.0)),))
+    assert learning_curves([short]) is None
     drawn = learning_curves([series])
     assert drawn is not None
     assert drawn.count("<polyline") == 3

@@ -132,7 +132,8 @@ def learning_curves(series: Sequence[CurveSeries], *, from_share: float = 0.0) -
     ]
     drawn = [one for one in kept if one.curves and all(len(curve) > 1 for curve in one.curves)]
     points = [point for one in drawn for curve in one.curves for point in curve]
-    if not points:
+    last = max((tokens for tokens, _ in points), default=0)
+    if last <= start:
         return None
     low = min(loss for _, loss in points)
     late = [loss for tokens, loss in points if tokens >= 0.2 * last]

@@ -126,7 +126,7 @@ def image_uri(weights: Weights) -> str:
     A weight of zero is transparent; the colour follows the square root of the weight, the same for every picture.
     """
     levels = np.rint(np.sqrt(np.clip(weights, 0, 1)) * 255).astype(np.uint8)
-    image = Image.fromarray(_colours()[levels], mode="RGBA")
+    image = Image.fromarray(_colours()[levels])
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
