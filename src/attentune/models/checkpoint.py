@@ -1,0 +1,154 @@
+"""A model as a folder: weights in safetensors, `config.json`, tokenizer, card. Nothing in it is code or pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from attentune.errors import CheckpointError, SpecError
+from attentune.mechanisms import registry
+from attentune.models.build import build
+from attentune.models.decoder import Decoder
+from attentune.models.storage import atomic_folder, settle
+from attentune.spec.codec import model_from_data, to_data
+
+FORMAT, VERSION = "attentune-model", 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+class Saves(Protocol):
+    """A tokenizer, as far as a model folder is concerned."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, the folder that also holds its tokenizer, and all that `config.json` says."""
+
+    model: Decoder
+    tokenizer_folder: Path
+    config: dict[str, Any]
+
+
+def save_model(
+    folder: str | Path,
+    model: Decoder,
+    *,
+    tokenizer: Saves | None = None,
+    card: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `model` to `folder`, whole or not at all; what stood there is replaced.
+
+    `card` is the text of README.md, `extra` is plain data that `config.json` keeps beside the spec.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    target = Path(folder)
+    with atomic_folder(target) as new:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
+        save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": to_data(model.spec),
+            "layers": [str(layer) for layer in model.spec.layers],
+            "weights": _signature(new / WEIGHTS),
+            "torch": torch.__version__,
+            **dict(extra or {}),
+        }
+        (new / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save(new)
+        if card is not None:
+            (new / CARD).write_text(card, encoding="utf-8")
+    return target
+
+
+def load_model(folder: str | Path) -> LoadedModel:
+    """The model in `folder`, in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: the folder is missing, damaged, foreign, or of a newer version.
+    """
+    place = Path(folder)
+    settle(place)
+    config = _config(place)
+    weights = place / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{place} is incomplete: {WEIGHTS} is missing")
+    signature = config.get("weights")
+    if signature is not None and signature != _signature(weights):
+        raise CheckpointError(f"{weights} is damaged: it is not as it was written; restore it from a copy")
+    try:
+        spec = model_from_data(config.get("model"), registry)
+    except SpecError as error:
+        raise CheckpointError(f"{place / CONFIG} describes no model: {error}") from None
+    model = build(spec, seed=0)
+    try:
+        tensors = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights} is damaged: {error}") from None
+    _fill(model, tensors, weights)
+    model.bind()
+    return LoadedModel(model.eval(), place, config)
+
+
+def weights_of(model: Decoder) -> dict[str, torch.Tensor]:
+    """Parameters and saved buffers by name, shared ones once."""
+    saved = model.state_dict()
+    return {**dict(model.named_parameters()), **{n: b for n, b in model.named_buffers() if n in saved}}
+
+
+@torch.no_grad()
+def _fill(model: Decoder, tensors: dict[str, torch.Tensor], source: Path) -> None:
+    own = weights_of(model)
+    for name in sorted(own.keys() ^ tensors.keys()):
+        raise CheckpointError(f"{source} does not fit its config.json: {name!r} is {'missing' if name in own else 'unknown'}")
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{source} does not fit its config.json: {name!r} has shape {tuple(tensors[name].shape)}, "
+                f"expected {tuple(tensor.shape)}"
+            )
+    if len({tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) == 1:
+        model.to(next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
+        own = weights_of(model)
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def _config(place: Path) -> dict[str, Any]:
+    if not place.is_dir():
+        raise CheckpointError(f"no model at {place}: {'it is a file, not' if place.exists() else 'there is no such'} folder")
+    path = place / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{place} holds no model: {CONFIG} is missing")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        what = f"a checkpoint of model_type {kind!r}" if kind else "not a model of Attentune"
+        raise CheckpointError(f"{place} is {what}; give a folder that Attentune has written")
+    if config.get("version") != VERSION:
+        raise CheckpointError(
+            f"{place} has model version {config.get('version')}, this Attentune reads {VERSION}; use the version that wrote it"
+        )
+    return config
+
+
+def _signature(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
