@@ -348,5 +348,6 @@ def test_the_card_holds_the_numbers_and_survives_awkward_text(study_result: Stud
     assert "attentune generate runs/shakespeare/best --prompt ROMEO:\n" in card
     assert "combine=gate`" in card
     assert "\n\n\n" not in card
+    assert "optuna 5.0.0\n\n```\nattentune optimize" in card
     assert fenced("a\n```\nb").startswith("````\n")
     assert cell("a | b") == "`a \\| b`"

@@ -80,7 +80,7 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str, x_text: Callable[[float
                 x.start - 8, height + 4, f"{value:.{digits}f}"
             )
         )
-    for value in x.ticks():
+    for value in x.ticks(4):
         across = x.at(value)
         parts.append(
             Markup('<line class="grid faint" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across, across, y.start, y.end)
@@ -213,7 +213,7 @@ def gains(rows: Sequence[tuple[str, Difference]]) -> Markup | None:
     """A dot for each gain with its noise band as whiskers, the seeds as small dots; None without rows."""
     if not rows:
         return None
-    left, right = 118, WIDTH - 16
+    left, right = 118, WIDTH - 26
     ends = [0.0]
     for _, found in rows:
         band = found.band if found.enough_seeds and found.band is not None else 0.0
@@ -222,7 +222,7 @@ def gains(rows: Sequence[tuple[str, Difference]]) -> Markup | None:
     height = _TOP + _ROW * len(rows) + _BOTTOM
     bottom = height - _BOTTOM
     parts = []
-    for value in x.ticks():
+    for value in x.ticks(4):
         across = x.at(value)
         parts.append(
             Markup('<line class="grid faint" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across, across, _TOP, bottom)
