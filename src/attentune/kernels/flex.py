@@ -29,18 +29,22 @@ class Flex:
 
     def supports(self, request: Request) -> tuple[Reason, ...]:
         spec, dims = request.spec, request.dims
-        reasons = []
+        reasons: list[Reason] = []
         if spec.similarity.inner_product_scale(dims) is None:
             reasons.append(Reason(f"similarity={spec.similarity.kind}", "is not an inner product"))
         if spec.normalizer.kind not in ("softmax", "softmax_off_by_one"):
             reasons.append(Reason(f"normalizer={spec.normalizer.kind}", "the kernel computes softmax only"))
-        for slot in ("head_mix", "selector"):
-            if (value := getattr(spec, slot)) is not None:
-                reasons.append(Reason(f"{slot}={value.kind}", "needs the scores of other heads or whole rows"))
+        reasons += [
+            Reason(f"{slot}={value.kind}", "needs the scores of other heads or whole rows")
+            for slot in ("head_mix", "selector")
+            if (value := getattr(spec, slot)) is not None
+        ]
         if request.dropout:
             reasons.append(Reason("dropout", "the kernel has none"))
-        for output in sorted(request.wanted - {"output", "lse"}):
-            reasons.append(Reason(f"wanted={output}", "the kernel gives output and log-sum-exp alone"))
+        reasons += [
+            Reason(f"wanted={output}", "the kernel gives output and log-sum-exp alone")
+            for output in sorted(request.wanted - {"output", "lse"})
+        ]
         if request.dtype is torch.float64:
             reasons.append(Reason("dtype=float64", "the kernel computes in float32"))
         if request.device == "cpu":
@@ -68,7 +72,8 @@ class Flex:
         rows = max(call.layout.query.index.shape[0], call.layout.key.index.shape[0])
         name = ("flex", call.spec.mask, length, keys)
         block_mask = call.layout.once(
-            name, lambda: create_block_mask(_mask_mod(call), rows if rows > 1 else None, None, length, keys, call.q.device)
+            name,
+            lambda: create_block_mask(_mask_mod(call), rows if rows > 1 else None, None, length, keys, call.q.device),
         )
         k, v = call.k, call.v
         if (valid := call.layout.key.valid) is not None:

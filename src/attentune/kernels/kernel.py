@@ -92,8 +92,11 @@ class Call:
 
 @dataclass
 class Result:
-    """The output, and what else was wanted: `lse` [B H Q], `weights` [B H Q K], `column_mass` [B H K], `entropy` [B H Q],
-    `top_k` (weights and key indices) [B H Q top]."""
+    """The output, and what else was wanted.
+
+    `lse` [B H Q], `weights` [B H Q K], `column_mass` [B H K], `entropy` [B H Q], `top_k`: weights and key indices, both
+    [B H Q top].
+    """
 
     output: Float[Tensor, "B H Q V"]
     extra: dict[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)

@@ -52,7 +52,7 @@ class Layout:
 
     @staticmethod
     def packed(documents: Int[Tensor, "B T"]) -> Layout:
-        """Several documents in a row, isolated from each other. Equal neighbours are one document; negative is padding."""
+        """Several documents in a row, isolated. Equal neighbours are one document; negative ids are padding."""
         starts = document_starts(documents)
         index = torch.arange(documents.shape[1], device=documents.device).expand(documents.shape)
         first = torch.where(starts, index, 0).cummax(-1).values

@@ -12,7 +12,7 @@ from attentune.kernels.sdpa import SDPA
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (SDPA(), Flex(), Reference())}
 
-# Rough rates of one CPU core pair and of one accelerator: operations and bytes a second, and seconds a call costs anyhow.
+# Rough rates of two CPU cores and of an accelerator: operations and bytes a second, and seconds a call costs anyhow.
 RATES = {"cpu": (1e11, 1e10), "cuda": (1e14, 2e12)}
 OVERHEAD = {"sdpa": 2e-5, "flex": 1.5e-4, "reference": 1e-4}
 COMPILE_BREAK_EVEN = 2**26  # query-key pairs below which compiling flex on a CPU costs more than it saves
@@ -42,14 +42,15 @@ class Plan:
 
     def explain(self) -> str:
         """The whole plan as text."""
-        r, d = self.request, self.request.dims
+        r, d, cost = self.request, self.request.dims, self.costs[self.choice]
         lines = [
             f"attention  {r.spec}",
-            f"request    batch {r.batch}, {r.query_length} queries x {r.key_length} keys, {d.heads} heads of {d.head_width} "
-            f"({d.groups} for keys and values), {r.layout} layout, {str(r.dtype).removeprefix('torch.')} on {r.device}, "
-            f"{'with' if r.needs_grad else 'without'} gradients" + (f", dropout {r.dropout:g}" if r.dropout else ""),
+            f"request    batch {r.batch}, {r.query_length} queries x {r.key_length} keys, "
+            f"{d.heads} heads of {d.head_width} ({d.groups} for keys and values), {r.layout} layout, "
+            f"{str(r.dtype).removeprefix('torch.')} on {r.device}, {'with' if r.needs_grad else 'without'} gradients"
+            + (f", dropout {r.dropout:g}" if r.dropout else ""),
             f"kernel     {self.choice}",
-            f"predicted  {self.costs[self.choice].operations:.3g} operations, {self.costs[self.choice].bytes:.3g} bytes",
+            f"predicted  {cost.operations:.3g} operations, {cost.bytes:.3g} bytes",
         ]
         lines += [f"not {name:<10} {self.why_not(name)}" for name in KERNELS if name != self.choice]
         return "\n".join(lines)

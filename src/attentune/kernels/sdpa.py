@@ -28,24 +28,32 @@ class SDPA:
 
     def supports(self, request: Request) -> tuple[Reason, ...]:
         spec, dims = request.spec, request.dims
-        reasons = []
+        reasons: list[Reason] = []
         if spec.similarity.inner_product_scale(dims) is None:
             reasons.append(Reason(f"similarity={spec.similarity.kind}", "is not an inner product"))
-        for score in spec.scores:
-            if isinstance(score, ElementwiseScore) and not _folds(spec, score):
-                reasons.append(Reason(f"scores={score.kind}", "changes each score inside the kernel"))
+        reasons += [
+            Reason(f"scores={score.kind}", "changes each score inside the kernel")
+            for score in spec.scores
+            if isinstance(score, ElementwiseScore) and not _folds(spec, score)
+        ]
         if spec.normalizer.kind not in ("softmax", "softmax_off_by_one"):
             reasons.append(Reason(f"normalizer={spec.normalizer.kind}", "the kernel computes softmax only"))
-        for slot in ("head_mix", "selector"):
-            if (value := getattr(spec, slot)) is not None:
-                reasons.append(Reason(f"{slot}={value.kind}", "needs the scores, which the kernel never stores"))
-        for output in sorted(request.wanted - {"output"}):
-            reasons.append(Reason(f"wanted={output}", "the kernel gives the output alone"))
+        reasons += [
+            Reason(f"{slot}={value.kind}", "needs the scores, which the kernel never stores")
+            for slot in ("head_mix", "selector")
+            if (value := getattr(spec, slot)) is not None
+        ]
+        reasons += [
+            Reason(f"wanted={output}", "the kernel gives the output alone")
+            for output in sorted(request.wanted - {"output"})
+        ]
         if request.device == "cpu":
             if request.dropout:
                 reasons.append(Reason("dropout", "PyTorch's CPU kernel has none"))
             if isinstance(spec.position, Bias) and spec.position.parameters(dims) and request.needs_grad:
-                reasons.append(Reason(f"position={spec.position.kind}", "PyTorch's CPU kernel gives a mask no gradient"))
+                reasons.append(
+                    Reason(f"position={spec.position.kind}", "PyTorch's CPU kernel gives a mask no gradient")
+                )
             if dims.head_width != dims.value_width:
                 reasons.append(Reason(f"heads={spec.heads.kind}", "PyTorch's CPU kernel needs values as wide as keys"))
         carried = any(score.kind == "residual_scores" for score in spec.scores)
@@ -55,11 +63,11 @@ class SDPA:
 
     def cost(self, request: Request) -> Cost:
         d = request.dims
-        forward = 2 * request.pairs * (d.head_width + d.value_width)
+        forward = 2.0 * request.pairs * (d.head_width + d.value_width)
         share = 0.5 if needs_no_mask(request.spec, request.layout) and request.spec.mask.kind == "causal" else 1.0
         operations = forward * share * (3.5 if request.needs_grad else 1)
         size = torch.finfo(request.dtype).bits // 8
-        moved = size * request.operand_elements * (3 if request.needs_grad else 1)
+        moved = float(size * request.operand_elements * (3 if request.needs_grad else 1))
         if not needs_no_mask(request.spec, request.layout):
             per_head = isinstance(request.spec.position, Bias)
             moved += size * request.pairs / (1 if per_head else request.dims.heads)

@@ -81,10 +81,7 @@ class Attention(nn.Module):
         )
         self.held: dict[str, list[Values]] = {}
         for slot, place, value in spec.values():
-            if shared is not None and slot in shared:
-                values = shared[slot]
-            else:
-                values = Values(value, self.dims)
+            values = shared[slot] if shared is not None and slot in shared else Values(value, self.dims)
             assert isinstance(values, Values)
             if place == 0:
                 self.add_module(slot, nn.ModuleDict())
@@ -203,7 +200,8 @@ class Attention(nn.Module):
     def _run(self, call: Call) -> Result:
         if call.q.device.type != self.device:
             raise KernelError(
-                f"the kernels were chosen for {self.device}, the input is on {call.q.device.type}: call bind(device=...)"
+                f"the kernels were chosen for {self.device}, the input is on {call.q.device.type}: "
+                "call bind(device=...)"
             )
         if call.wanted != OUTPUT:
             return KERNELS["reference"].run(call)
@@ -219,5 +217,6 @@ class Attention(nn.Module):
             )
         if known == 0 and added < ahead:
             raise SpecError(
-                f"the mask shows the first {ahead} keys to everyone: the prompt must hold at least {ahead} tokens, got {added}"
+                f"the mask shows the first {ahead} keys to everyone: "
+                f"the prompt must hold at least {ahead} tokens, got {added}"
             )

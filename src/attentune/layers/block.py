@@ -20,7 +20,11 @@ from attentune.spec.model import LayerSpec, ModelSpec
 
 @final
 class Block(nn.Module):
-    """pre-norm:  x + f(norm(x));    post-norm:  norm(x + f(x));    f is attention, then cross-attention, then the network."""
+    """f is attention, then cross-attention, then the network; each with its residual.
+
+    pre-norm:   x + f(norm(x))
+    post-norm:  norm(x + f(x))
+    """
 
     def __init__(self, layer: LayerSpec, model: ModelSpec, *, shared: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -114,7 +118,10 @@ class Block(nn.Module):
         for place, (mixer, values) in enumerate(zip(self.layer.branches, self.branches, strict=True)):
             assert isinstance(values, Values)
             held = state is not None and len(state.branches) > place
-            before = state.branches[place] if state is not None and held else mixer.init(self.attention.dims, h.shape[0], h)
+            if state is not None and held:
+                before = state.branches[place]
+            else:
+                before = mixer.init(self.attention.dims, h.shape[0], h)
             y, after = mixer.mix(values.params, h, before, valid, starts)
             if state is not None and held:
                 state.branches[place] = after

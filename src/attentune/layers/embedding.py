@@ -42,16 +42,20 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Int[Tensor, "B T"], layout: Layout, *, last: int = 0) -> Float[Tensor, "B T E"]:
         """`last` is the largest position that may occur, checked where positions are learned."""
-        x = embedding(ids, self.table) * self.factor if self.factor != 1.0 else embedding(ids, self.table)
+        x: Tensor = embedding(ids, self.table)
+        if self.factor != 1.0:
+            x = x * self.factor
         if self.position == "none":
             return x
         place = layout.query.position
         if self.places is not None:
             if last >= self.places.shape[0]:
                 raise SpecError(
-                    f"position {last} has no learned vector: the model knows {self.places.shape[0]} positions (its context)"
+                    f"position {last} has no learned vector: "
+                    f"the model knows {self.places.shape[0]} positions (its context)"
                 )
-            return x + embedding(place, self.places)
+            learned: Tensor = embedding(place, self.places)
+            return x + learned
         return x + layout.once("sinusoid", lambda: sinusoid(place, x.shape[-1])).to(x.dtype)
 
 

@@ -63,9 +63,7 @@ class BatchNorm(nn.Module):
             scale = self.gain * torch.rsqrt(self.var + 1e-5)
             return (x - self.mean) * scale + self.bias
         if valid is None:
-            flat = batch_norm(
-                x.flatten(0, 1), self.mean, self.var, self.gain, self.bias, True, self.momentum, 1e-5
-            )
+            flat = batch_norm(x.flatten(0, 1), self.mean, self.var, self.gain, self.bias, True, self.momentum, 1e-5)
             return flat.view_as(x)
         real = valid.expand(x.shape[:2])[..., None].to(x.dtype)
         count = real.sum().clamp(min=1)

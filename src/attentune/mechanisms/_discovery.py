@@ -53,5 +53,8 @@ def _defined(module: ModuleType) -> list[type[Mechanism]]:
     return [
         value
         for value in vars(module).values()
-        if isclass(value) and issubclass(value, Mechanism) and not isabstract(value) and value.__module__ == module.__name__
+        if isclass(value)
+        and issubclass(value, Mechanism)
+        and not isabstract(value)
+        and value.__module__ == module.__name__
     ]

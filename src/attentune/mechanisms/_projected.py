@@ -84,4 +84,5 @@ class ProjectedHeads(Heads):
 
 
 def _heads(x: Float[Tensor, "B T ND"], width: int) -> Float[Tensor, "B N T D"]:
-    return x.unflatten(-1, (-1, width)).transpose(1, 2)
+    split: Tensor = x.unflatten(-1, (-1, width))
+    return split.transpose(1, 2)

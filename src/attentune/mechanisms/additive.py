@@ -1,6 +1,8 @@
 """Additive attention (Bahdanau, arXiv:1409.0473).
 
     s = a . tanh(W q + U k)    one a, W, U for each head
+
+The network sees one query and one key at a time, so nothing fused can compute it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Causal mask (arXiv:1706.03762, decoder).
 
     visible(i, j) = j <= i
+
+Positions count inside the document; a cache keeps them, so that decoding sees the same keys.
 """
 
 from __future__ import annotations

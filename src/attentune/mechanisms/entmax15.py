@@ -49,7 +49,7 @@ class _Entmax15(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (p,) = ctx.saved_tensors
+        p: Tensor = ctx.saved_tensors[0]
         g = p.sqrt()
         weighted = gradients[0] * g
         return weighted - g * weighted.sum(-1, keepdim=True) / g.sum(-1, keepdim=True)

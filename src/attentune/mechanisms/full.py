@@ -1,6 +1,8 @@
 """No mask (arXiv:1706.03762, encoder).
 
     visible(i, j) = true
+
+Documents and padding are still respected: they belong to the layout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Gated attention output (arXiv:2505.06708).
 
     o -> o * sigmoid(W x)        one gate a head, or one for each of its columns
+
+A gate that is closed lets a head say nothing, without a sink among the keys.
 """
 
 from __future__ import annotations
@@ -29,4 +31,5 @@ class Gate(Combine):
         self, params: Params, o: Float[Tensor, "B H Q V"], x: Float[Tensor, "B Q E"]
     ) -> Float[Tensor, "B H Q V"]:
         gate = torch.sigmoid(linear(x, params["weight"]))
-        return o * gate.unflatten(-1, (o.shape[1], -1)).transpose(1, 2)
+        gated: Tensor = o * gate.unflatten(-1, (o.shape[1], -1)).transpose(1, 2)
+        return gated

@@ -1,6 +1,8 @@
 """Grouped-query attention (arXiv:2305.13245).
 
     query head h reads key/value head h // (H / G),    G key/value heads for H query heads
+
+G = H is multi-head attention, G = 1 is multi-query attention.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
     k = [W_uk c ; rotate(W_r x)]       the rotary key is shared by the heads and cached beside c
     v = W_uv c
     q = [W_q x ; rotate(W_qr x)]
+
+What is cached does not grow with the number of heads.
 """
 
 from __future__ import annotations

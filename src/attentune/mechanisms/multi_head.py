@@ -1,6 +1,8 @@
 """Multi-head attention (arXiv:1706.03762).
 
     head_h = Attention(x W_q^h, x W_k^h, x W_v^h),    y = concat(head_1 ... head_H) W_o
+
+Heads are as wide as the model's width divided by their number.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Multi-query attention (arXiv:1911.02150).
 
     head_h = Attention(x W_q^h, x W_k, x W_v)    one key/value head for all query heads
+
+The cache is as small as that of one head.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Prefix language modelling: everyone sees the whole prefix (T5, arXiv:1910.10683, section 3.2.1).
 
     visible(i, j) = j < prefix      as in  causal | prefix(16)
+
+Shown keys may lie after the query, so a prompt must hold the whole prefix before anything is decoded.
 """
 
 from __future__ import annotations

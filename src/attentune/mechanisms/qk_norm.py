@@ -1,6 +1,8 @@
 """Normalised queries and keys (arXiv:2010.04245; with RMSNorm as in arXiv:2302.05442 and Qwen3).
 
     q -> g_q q / rms(q),    k -> g_k k / rms(k)        over the columns of each head
+
+It acts before positions turn q and k, which keeps their length.
 """
 
 from __future__ import annotations

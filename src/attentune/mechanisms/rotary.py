@@ -31,7 +31,8 @@ class Rotary(Rotation):
         turned = int(width * self.fraction)
         if turned < 2 or turned % 2:
             raise SpecError(
-                f"rotary turns pairs of columns: fraction x head width must be an even number, got {self.fraction} x {width}"
+                "rotary turns pairs of columns: fraction x head width must be an even number, "
+                f"got {self.fraction} x {width}"
             )
         exact = torch.float64 if dtype is torch.float64 else torch.float32
         pairs = torch.arange(0, turned, 2, device=positions.position.device, dtype=exact) / turned

@@ -1,6 +1,8 @@
 """Scaled dot product (arXiv:1706.03762).
 
     s = q . k / sqrt(D)
+
+The factor is constant, so that fused kernels may apply it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Attention sinks: the first keys of a document stay visible (StreamingLLM, arXiv:2309.17453).
 
     visible(i, j) = j < keys        as in  causal & (window(256) | sink(4))
+
+It is a mask on positions in the document: a cache that re-indexes positions is another matter.
 """
 
 from __future__ import annotations

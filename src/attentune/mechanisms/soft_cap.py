@@ -1,6 +1,8 @@
 """Soft cap of the scores (Gemma 2, arXiv:2408.00118).
 
     s -> cap tanh(s / cap)
+
+Its derivative is 1 - tanh(s / cap)^2: nearly 1 where scores are small.
 """
 
 from __future__ import annotations

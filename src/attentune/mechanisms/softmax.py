@@ -1,6 +1,8 @@
 """Softmax (arXiv:1706.03762).
 
     p_ij = exp(s_ij) / sum over visible k of exp(s_ik)
+
+A query that sees nothing has weights of 0 everywhere.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
     s'_h = sum_g s_g P[g, h]        before the normaliser
     p'_h = sum_g p_g Q[g, h]        after it
+
+A key that is hidden stays hidden in every mixture.
 """
 
 from __future__ import annotations

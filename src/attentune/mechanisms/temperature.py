@@ -1,6 +1,8 @@
 """Temperature of the scores.
 
     s -> s / t_h        t = `value` at first; learned in each head as t_h = value exp(log_t_h)
+
+It stands in the order of the scores: before a soft cap it sharpens what is capped.
 """
 
 from __future__ import annotations

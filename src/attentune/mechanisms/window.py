@@ -1,6 +1,8 @@
 """Causal attention to the last keys (Longformer, arXiv:2004.05150).
 
     visible(i, j) = 0 <= i - j < window
+
+A window as long as the row is the causal mask.
 """
 
 from __future__ import annotations

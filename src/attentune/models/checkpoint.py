@@ -114,7 +114,9 @@ def weights_of(model: Decoder) -> dict[str, torch.Tensor]:
 def _fill(model: Decoder, tensors: dict[str, torch.Tensor], source: Path) -> None:
     own = weights_of(model)
     for name in sorted(own.keys() ^ tensors.keys()):
-        raise CheckpointError(f"{source} does not fit its config.json: {name!r} is {'missing' if name in own else 'unknown'}")
+        raise CheckpointError(
+            f"{source} does not fit its config.json: {name!r} is {'missing' if name in own else 'unknown'}"
+        )
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
             raise CheckpointError(
@@ -130,7 +132,9 @@ def _fill(model: Decoder, tensors: dict[str, torch.Tensor], source: Path) -> Non
 
 def _config(place: Path) -> dict[str, Any]:
     if not place.is_dir():
-        raise CheckpointError(f"no model at {place}: {'it is a file, not' if place.exists() else 'there is no such'} folder")
+        raise CheckpointError(
+            f"no model at {place}: {'it is a file, not' if place.exists() else 'there is no such'} folder"
+        )
     path = place / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{place} holds no model: {CONFIG} is missing")
@@ -144,7 +148,8 @@ def _config(place: Path) -> dict[str, Any]:
         raise CheckpointError(f"{place} is {what}; give a folder that Attentune has written")
     if config.get("version") != VERSION:
         raise CheckpointError(
-            f"{place} has model version {config.get('version')}, this Attentune reads {VERSION}; use the version that wrote it"
+            f"{place} has model version {config.get('version')}, this Attentune reads {VERSION}; "
+            "use the version that wrote it"
         )
     return config
 

@@ -92,7 +92,9 @@ class Decoder(nn.Module):
             else:
                 layers.append(LayerState(memory=table.new_zeros(batch, 0, self.spec.width), branches=branches))
         if self.remembers and any(layer.cache is not None for layer in layers):
-            raise SpecError("a model remembers segments in every layer or in none: give every layer the same memory slot")
+            raise SpecError(
+                "a model remembers segments in every layer or in none: give every layer the same memory slot"
+            )
         return State(None, layers)
 
     def forward(

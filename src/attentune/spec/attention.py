@@ -92,7 +92,9 @@ class AttentionSpec(Frozen):
         if operand is not None and not self.heads.keeps_keys:
             raise ValueError(f"scores={operand} changes whole keys; heads={self.heads.kind} caches none")
         if isinstance(self.position, Rotation) and not self.heads.keeps_keys and not getattr(self.heads, "rotary", 0):
-            raise ValueError(f"position={self.position.kind} needs columns to turn: say heads={self.heads.kind}(..., rotary=16)")
+            raise ValueError(
+                f"position={self.position.kind} needs columns to turn: say heads={self.heads.kind}(..., rotary=16)"
+            )
         if self.memory is not None and self.selector is not None:
             raise ValueError(f"memory={self.memory.kind} and selector={self.selector.kind} count positions differently")
         if self.memory is not None and self.mask.lookahead != 0:
@@ -133,7 +135,8 @@ class AttentionSpec(Frozen):
             if slot == "mask":
                 if (order := _ordered_mask(self.mask)) is not None:
                     raise SpecError(
-                        f"cross-attention has no common order of queries and keys: mask={order} has no meaning, use full"
+                        f"cross-attention has no common order of queries and keys: "
+                        f"mask={order} has no meaning, use full"
                     )
             elif value.needs_order:
                 raise SpecError(

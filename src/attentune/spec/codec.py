@@ -158,10 +158,12 @@ def from_data(cls: type[SpecT], data: Any, registry: Registry) -> SpecT:
 
 
 def to_json(value: Frozen) -> str:
+    """JSON of the plain data, indented."""
     return json.dumps(to_data(value), indent=2, ensure_ascii=False, allow_nan=True) + "\n"
 
 
 def from_json(cls: type[SpecT], text: str, registry: Registry) -> SpecT:
+    """A value of class `cls` from JSON; `SpecError` with the place where it is malformed."""
     try:
         return from_data(cls, json.loads(text), registry)
     except json.JSONDecodeError as error:
@@ -189,6 +191,7 @@ def _toml(value: Any) -> Any:
 
 
 def from_toml(cls: type[SpecT], text: str, registry: Registry) -> SpecT:
+    """A value of class `cls` from TOML."""
     return from_data(cls, read_toml(text), registry)
 
 
@@ -206,12 +209,16 @@ def json_schema(cls: type[Frozen], registry: Registry) -> dict[str, Any]:
     for value in registry:
         definitions[f"{value.slot}.{value.model_fields['kind'].default}"] = value.model_json_schema()
     for slot in SLOTS:
-        choices = [{"$ref": f"#/$defs/{slot}.{kind}"} for kind in registry.kinds(slot) if kind not in ("and", "or", "not")]
+        choices = [
+            {"$ref": f"#/$defs/{slot}.{kind}"} for kind in registry.kinds(slot) if kind not in ("and", "or", "not")
+        ]
         one: dict[str, Any] = {"anyOf": [{"type": "string", "description": f"text form of {slot}"}, *choices]}
         if slot == "heads":
             one["anyOf"].append({"type": "integer", "minimum": 1})
         if slot == "mask":
-            one["anyOf"].append({"type": "object", "properties": {"kind": {"enum": ["and", "or", "not"]}}, "required": ["kind"]})
+            one["anyOf"].append(
+                {"type": "object", "properties": {"kind": {"enum": ["and", "or", "not"]}}, "required": ["kind"]}
+            )
         definitions[slot] = one
     slots = {
         slot: {"anyOf": [{"$ref": f"#/$defs/{slot}"}, {"type": "array", "items": {"$ref": f"#/$defs/{slot}"}}]}
@@ -240,7 +247,12 @@ def json_schema(cls: type[Frozen], registry: Registry) -> dict[str, Any]:
         body: dict[str, Any] = {"$ref": "#/$defs/" + ("attention" if cls is AttentionSpec else "layer")}
     else:
         body = _plain_schema(cls, definitions)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": cls.__name__, **body, "$defs": definitions}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": cls.__name__,
+        **body,
+        "$defs": definitions,
+    }
 
 
 def _plain_schema(cls: type[Frozen], definitions: dict[str, Any]) -> dict[str, Any]:

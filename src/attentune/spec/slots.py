@@ -71,10 +71,12 @@ class Parameter:
 
 
 def normal(std: float) -> Callable[[Tensor], object]:
+    """Fills a tensor with draws from a normal distribution around 0."""
     return lambda tensor: tensor.normal_(0.0, std)
 
 
 def constant(value: float) -> Callable[[Tensor], object]:
+    """Fills a tensor with `value`."""
     return lambda tensor: tensor.fill_(value)
 
 

@@ -44,7 +44,8 @@ def split(text: str, slots: tuple[str, ...]) -> dict[str, ast.expr]:
 
 def parse_slot(slot: str, node: ast.expr, registry: Registry) -> Any:
     """The value, or tuple of values, that `node` writes for `slot`; `none` is None or the empty tuple."""
-    if isinstance(node, ast.Name) and node.id.lower() == "none" or (isinstance(node, ast.Constant) and node.value is None):
+    named = isinstance(node, ast.Name) and node.id.lower() == "none"
+    if named or (isinstance(node, ast.Constant) and node.value is None):
         return () if slot in SEVERAL else None
     if slot in SEVERAL:
         return tuple(_parse(slot, part, registry) for part in _sum(node))
@@ -122,7 +123,9 @@ def format_value(value: Mechanism) -> str:
     if isinstance(value, And | Or):
         sign = " & " if isinstance(value, And) else " | "
         loose = Or if isinstance(value, And) else And
-        return sign.join(f"({format_value(m)})" if isinstance(m, loose | type(value)) else format_value(m) for m in value.masks)
+        return sign.join(
+            f"({format_value(m)})" if isinstance(m, loose | type(value)) else format_value(m) for m in value.masks
+        )
     if isinstance(value, Not):
         inner = format_value(value.mask)
         return f"~({inner})" if isinstance(value.mask, And | Or) else f"~{inner}"
