@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from attentune.models.decoder import Decoder
+
 
 @dataclass(frozen=True)
 class TrainingCost:
@@ -73,6 +75,40 @@ def training_cost(
     return TrainingCost(
         tokens_per_second=tokens / seconds, peak_bytes=peak, flops_per_token=counter.get_total_flops() / tokens
     )
+
+
+def token_latency(model: Decoder, *, prompt: int | None = None, tokens: int = 16, repeats: int = 3) -> float:
+    """Seconds to decode one token for one row, after the prompt: the median over `repeats` texts of `tokens` tokens.
+
+    Args:
+        model: decodes on its own state, with random tokens; its training mode is restored afterwards.
+        prompt: tokens before the first measured one; by default as many as leave room for `tokens` in its context.
+        tokens: measured a text.
+        repeats: texts.
+
+    Raises:
+        SpecError: the attention shows later keys, so that it cannot decode step by step.
+    """
+    device = next(model.parameters()).device
+    before = max(1, model.spec.context - tokens) if prompt is None else prompt
+    ids = torch.randint(model.spec.vocab_size, (1, before + tokens), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(device)
+    times: list[float] = []
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for _ in range(repeats):
+                state = model(ids[:, :before], state=model.start(1)).state
+                for place in range(before, before + tokens):
+                    _wait(device)
+                    begun = time.perf_counter()
+                    state = model(ids[:, place : place + 1], state=state).state
+                    _wait(device)
+                    times.append(time.perf_counter() - begun)
+    finally:
+        model.train(training)
+    return statistics.median(times)
 
 
 def median_seconds(action: Callable[[], Any], *, repeats: int, device: torch.device, warmup: int = 1) -> float:
