@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -14,13 +14,14 @@ from attentune.models.decoder import Decoder
 from attentune.shapes import Bool, Int, Tensor
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """What text generation needs of a tokenizer."""
 
     @property
     def end_of_text(self) -> int | None: ...
 
-    def encode(self, text: str) -> Sequence[int]: ...
+    def encode(self, text: str) -> Iterable[int]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +24,7 @@ FORMAT, VERSION = "attentune-model", 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
+@runtime_checkable
 class Saves(Protocol):
     """A tokenizer, as far as a model folder is concerned."""
 

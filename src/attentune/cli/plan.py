@@ -1,0 +1,58 @@
+"""`attentune plan`: EXPLAIN for attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from attentune.cli.console import print_json
+from attentune.cli.parsing import CommandOptions, UsageError
+
+EXAMPLES = """
+    attentune plan --attention "heads=8/2, position=rotary, mask=causal & window(256)" --length 4096
+    attentune plan --attention "heads=8, mask=causal, normalizer=entmax15" --kernel flex --train
+    attentune plan --model runs/book/best --length 1 --keys 2048 --json
+"""
+Count = Annotated[int, Field(ge=1)]
+
+
+class Options(CommandOptions):
+    """Explain which kernel computes an attention: the choice, why not the others, predicted operations and bytes.
+
+    Nothing is run: it is what the library plans when a model is built.
+    """
+
+    attention: str | None = None  # text form of the attention; or name a model
+    model: Path | None = None  # folder of a model, whose different layers are planned
+    width: Count | None = None  # numbers of a token: 512, or what the model says
+    length: Count = 1024  # queries of a row
+    keys: Count | None = None  # keys of a row where they are more than the queries, as with a cache
+    batch: Count = 1  # rows
+    layout: Literal["plain", "padded", "packed", "cross"] = "plain"  # padded rows, several documents, another sequence
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    train: bool = False  # gradients are needed
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the attention weights
+    wanted: tuple[Literal["lse", "weights", "column_mass", "entropy", "top_k"], ...] = ()  # beside the output
+    kernel: str = "auto"  # this one, or say why it cannot
+    plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
+
+
+def run(options: Options) -> int:
+    """Print the plan of the attention, or of each different attention of the model."""
+    if (options.attention is None) == (options.model is None):
+        raise UsageError('give --attention "heads=8, mask=causal" or --model FOLDER (see attentune plan --help)')
+    if options.model is not None and options.width is not None:
+        raise UsageError(f"--width is what the model says; leave out --width {options.width} or --model")
+    if options.keys is not None and options.keys < options.length:
+        raise UsageError(f"--keys must be at least --length, got {options.keys} keys and {options.length} queries")
+    from attentune.cli.explain import as_data, plans
+
+    found = plans(options)
+    if options.json_:
+        print_json([as_data(plan) for plan in found])
+    else:
+        print("\n\n".join(plan.explain() for plan in found))
+    return 0

@@ -1,0 +1,75 @@
+"""`attentune train`: one model from one file of settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from attentune.cli.parsing import CommandOptions
+from attentune.spec.run import RunSpec
+from attentune.spec.value import Frozen
+
+EXAMPLES = """
+    attentune train --config configs/shakespeare.toml --data.path shakespeare.txt --out runs/shakespeare
+    attentune train --data.path book.txt --steps 500 --model.layers "heads=4/2, position=alibi, mask=causal"
+    attentune train --config run.toml --optimizer.name muon --optimizer.learning-rate 5e-3 --json
+"""
+Size = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class FeedForwardOptions(Frozen):
+    """The position-wise network of each layer."""
+
+    name: Literal["gelu", "relu2", "swiglu", "none"] = "gelu"
+    hidden: Size | None = None  # width inside; None: 4 x width, for swiglu 8/3 x width
+
+
+class ModelOptions(Frozen):
+    """The model; the text decides its vocabulary, the run its context."""
+
+    width: Size = 128  # numbers of a token
+    depth: Size = 4  # layers
+    layers: tuple[str, ...] = ("heads=4, position=rotary, mask=causal",)  # attentions, repeated over the depth
+    feed_forward: FeedForwardOptions = FeedForwardOptions()
+    position: Literal["none", "sinusoidal", "learned"] = "none"  # what is added to the embeddings
+    norm: Literal["layer", "rms", "batch"] = "layer"
+    norm_placement: Literal["pre", "post"] = "pre"
+    bias: bool = False  # in linear layers and LayerNorm
+    tie_embeddings: bool = True  # the output head is the embedding
+    scale_embeddings: bool = False  # x sqrt(width), as in the Transformer of 2017
+    output_init: Literal["scaled", "zero"] = "scaled"  # of projections back into the residual stream
+    dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+    logit_soft_cap: Annotated[float, Field(gt=0)] | None = None
+    share: tuple[Literal["position"], ...] = ()  # slots whose parameters all layers have in common
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_layer_is_a_pattern(cls, layers: object) -> object:
+        return (layers,) if isinstance(layers, str) else layers
+
+
+class Options(CommandOptions, RunSpec):
+    """Train one model. The same command goes on where it was interrupted, to the same losses.
+
+    Keys of the TOML file are the options without dashes: `steps = 500`, `[optimizer] learning_rate = 1e-3`,
+    `[model] width = 128`.
+    """
+
+    config: Path | None = None  # TOML file whose settings the options override
+    out: Path = Path("runs/train")  # folder of checkpoints, logs and, at the end, the model
+    model: ModelOptions = ModelOptions()
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
+    restart: bool = False  # throw earlier checkpoints in the folder away
+    plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
+
+
+def run(options: Options) -> int:
+    """Train, save the model in `out/model`, and print its score on the validation text."""
+    from attentune.cli.training import train_and_save
+
+    train_and_save(options)
+    return 0

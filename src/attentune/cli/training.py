@@ -1,0 +1,113 @@
+"""The work of `attentune train`: text to corpus, settings to model, training, and the folder that is left behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attentune.cli.console import activity, print_json
+from attentune.cli.loading import pick_device
+from attentune.cli.train import ModelOptions, Options
+from attentune.data.corpus import Corpus, load_corpus
+from attentune.evaluation.cost import parameter_count
+from attentune.mechanisms import load_plugin, registry
+from attentune.models.build import build
+from attentune.models.checkpoint import save_model
+from attentune.models.storage import atomic_write
+from attentune.spec.codec import model_from_data
+from attentune.spec.model import ModelSpec
+from attentune.spec.run import DataSpec, RunSpec
+from attentune.training.loop import train
+from attentune.training.result import TrainResult
+from attentune.training.trackers import JsonlTracker, TensorBoardTracker
+
+
+def train_and_save(options: Options) -> None:
+    """Train as `options` say; `out` then holds `checkpoints/`, `tensorboard/`, `log.jsonl`, `model/`, `result.json`."""
+    if options.plugin is not None:
+        load_plugin(options.plugin, registry)
+    device = pick_device(options.device)
+    run = RunSpec(**{name: getattr(options, name) for name in RunSpec.model_fields})
+    corpus = read_corpus(run.data, context=run.context)
+    spec = model_spec(options.model, vocab_size=corpus.vocab_size, context=run.context)
+    model = build(spec, seed=run.seed).to(device)
+
+    with activity("training") as report:
+        result = train(
+            model,
+            corpus,
+            run,
+            folder=options.out / "checkpoints",
+            resume=not options.restart,
+            trackers=(JsonlTracker(options.out / "log.jsonl"), TensorBoardTracker(options.out / "tensorboard")),
+            progress=lambda step, steps, loss, speed: report(step, steps, f"loss {loss:.3f}, {speed:,.0f} tokens/s"),
+        )
+
+    folder = options.out / "model"
+    summary = _summary(options.out, folder, model, corpus, result)
+    save_model(
+        folder, model, tokenizer=corpus.tokenizer, extra={"run": run.model_dump(mode="json"), "score": summary["score"]}
+    )
+    atomic_write(options.out / "result.json", json.dumps(summary, indent=2) + "\n")
+    if options.json_:
+        print_json(summary)
+    else:
+        print(_shown(summary))
+
+
+def read_corpus(data: DataSpec, *, context: int) -> Corpus:
+    """The corpus that `data` names, with its progress shown."""
+    with activity("preparing text") as report:
+        return load_corpus(data, context=context, progress=lambda stage, done, total: report(done, total, stage))
+
+
+def model_spec(options: ModelOptions, *, vocab_size: int, context: int) -> ModelSpec:
+    """The model that `options` describe, for a vocabulary and a context."""
+    sizes = {"vocab_size": vocab_size, "context": context}
+    return model_from_data({**options.model_dump(), **sizes}, registry)
+
+
+def _summary(out: Path, folder: Path, model: nn.Module, corpus: Corpus, result: TrainResult) -> dict[str, Any]:
+    warnings = sorted(
+        {
+            f"{kind} gradients: {layer}"
+            for record in result.diagnostics[-1:]
+            for kind in ("vanishing", "exploding")
+            for layer in getattr(record, kind)
+        }
+    )
+    return {
+        "model": str(folder),
+        "out": str(out),
+        "parameters": parameter_count(model),
+        "text": corpus.source,
+        "steps": len(result.losses),
+        "loss": result.losses[-1],
+        "score": asdict(result.final) if result.final is not None else None,
+        "evaluations": [asdict(evaluation) for evaluation in result.evaluations],
+        "tokens_per_second": result.tokens_per_second,
+        "seconds": result.seconds,
+        "peak_bytes": result.peak_bytes,
+        "diagnostics": warnings,
+    }
+
+
+def _shown(summary: dict[str, Any]) -> str:
+    lines = []
+    if score := summary["score"]:
+        lines.append(
+            f"validation  {score['nats_per_token']:.4f} nats/token, {score['bits_per_character']:.4f} bits/character, "
+            f"{score['bits_per_byte']:.4f} bits/byte, perplexity {score['perplexity']:.3f} ({score['tokens']:,} tokens)"
+        )
+    speed = f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['parameters']:,} parameters"
+    lines += [
+        f"training    {summary['steps']:,} steps in {summary['seconds']:.1f} s, {speed}",
+        *(f"look at     {warning}" for warning in summary["diagnostics"]),
+        f"model       {summary['model']}",
+        f"continue    attentune generate {summary['model']} --prompt ...",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""From a text to a model folder, and on to its score and its continuations: the commands one after the other."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attentune.cli import main
+from attentune.cli.train import FeedForwardOptions, ModelOptions, Options
+from attentune.cli.training import model_spec
+from attentune.errors import SpecError
+from attentune.spec.model import FeedForwardSpec, ModelSpec
+from attentune.spec.run import RunSpec
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen liquor jugs.\n" * 12
+SMALL = "--context 16 --batch 4 --steps 6 --evaluate-every 3 --checkpoint-every 3 --diagnose-every 3 --model.width 16"
+LAYERS = ("--model.depth", "1", "--model.layers", "heads=2, position=alibi, mask=causal")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def train(capsys: pytest.CaptureFixture[str], text: Path, out: Path, *more: str) -> Any:
+    return run(capsys, "train", "--data.path", str(text), "--out", str(out), *SMALL.split(), *LAYERS, *more)
+
+
+def test_the_options_of_a_model_are_the_fields_of_its_spec() -> None:
+    for options, spec in ((ModelOptions, ModelSpec), (FeedForwardOptions, FeedForwardSpec)):
+        decided = {"vocab_size", "context"} if spec is ModelSpec else set()
+        assert set(options.model_fields) == set(spec.model_fields) - decided
+        for name, field in options.model_fields.items():
+            if name not in ("layers", "feed_forward"):
+                assert field.default == spec.model_fields[name].default, name
+
+
+def test_options_become_the_spec_they_say() -> None:
+    options = ModelOptions(
+        width=48,
+        depth=4,
+        layers=("heads=4, mask=causal & window(8)", "heads=4, mask=causal"),
+        feed_forward=FeedForwardOptions(name="swiglu"),
+        norm="rms",
+        dropout=0.25,
+    )
+    spec = model_spec(options, vocab_size=65, context=32)
+    assert (spec.width, spec.vocab_size, spec.context, spec.norm, spec.dropout) == (48, 65, 32, "rms", 0.25)
+    assert [str(layer.attention) for layer in spec.layers] == list(options.layers)
+    assert spec.feed_forward == FeedForwardSpec(name="swiglu")
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(SpecError, match="heads must divide the width, got heads=5, width=128"):
+        model_spec(ModelOptions(layers=("heads=5",)), vocab_size=65, context=32)
+
+
+def test_the_small_decoder_of_the_configuration_is_what_it_says() -> None:
+    options = Options(**tomllib.loads((CONFIGS / "shakespeare.toml").read_text()))
+    spec = model_spec(options.model, vocab_size=65, context=options.context)
+    assert (spec.depth, spec.width, spec.context, spec.dropout) == (4, 128, 64, 0.0)
+    assert (options.batch, options.steps, options.data.validation) == (12, 2000, 0.1)
+    assert [layer.attention.heads.heads for layer in spec.layers] == [4]
+
+
+def test_train_then_evaluate_then_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path) -> None:
+    trained = train(capsys, text, tmp_path / "run")
+    assert trained["steps"] == 6
+    assert [evaluation["step"] for evaluation in trained["evaluations"]] == [3, 6]
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == trained
+    model = trained["model"]
+
+    score = run(capsys, "evaluate", model, "--data", str(text), "--validation", "0.1")
+    assert score["nats_per_token"] == pytest.approx(trained["score"]["nats_per_token"], rel=1e-6)
+    assert score["tokens"] == trained["score"]["tokens"]
+    assert main(["evaluate", model, "--data", str(text), "--limit", "50"]) == 0
+    assert f"{text}: " in capsys.readouterr().out
+
+    written = run(capsys, "generate", model, "--prompt", "the ", "--tokens", "9", "--samples", "2", "--seed", "4")
+    assert [len(sample) for sample in written["samples"]] == [9, 9]
+    assert (
+        run(capsys, "generate", model, "--prompt", "the ", "--tokens", "9", "--samples", "2", "--seed", "4") == written
+    )
+    assert main(["generate", model, "--prompt", "the ", "--tokens", "9", "--greedy"]) == 0
+    assert capsys.readouterr().out.startswith("the ")
+
+    (plan,) = run(capsys, "plan", "--model", model, "--length", "16")
+    assert plan["attention"] == "heads=2, position=alibi, mask=causal"
+    assert (plan["queries"], plan["dtype"]) == (16, "float32")
+
+
+def test_the_same_command_goes_on_and_restart_starts_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path
+) -> None:
+    through = train(capsys, text, tmp_path / "through")
+    again = train(capsys, text, tmp_path / "through")
+    assert again["score"] == through["score"]
+    assert (
+        main(["train", "--data.path", str(text), "--out", str(tmp_path / "through"), *SMALL.split(), "--seed", "9"])
+        == 2
+    )
+    assert "attentune: error: " in capsys.readouterr().err
+    other = train(capsys, text, tmp_path / "through", "--seed", "9", "--restart")
+    assert other["score"] != through["score"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--data.path", "absent.txt", "--out", "OUT"], "absent.txt"),
+        (["train", "--data.path", "TEXT", "--context", "4000", "--out", "OUT"], "one row of context 4000 needs 4001"),
+        (["train", "--data.path", "TEXT", "--model.layers", "heads=7", "--out", "OUT"], "heads must divide the width"),
+        (
+            ["train", "--data.path", "TEXT", "--model.layers", "heads=4, mask=causl", "--out", "OUT"],
+            "did you mean 'causal'?",
+        ),
+        (["train", "--data.path", "TEXT", "--steps", "2", "--out", "TEXT"], "text.txt"),
+        (["evaluate", "absent", "--data", "TEXT"], "absent"),
+        (["generate", "absent"], "absent"),
+        (["plan", "--model", "absent"], "absent"),
+    ],
+)
+def test_mistakes_are_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path, arguments: list[str], says: str
+) -> None:
+    places = {"TEXT": str(text), "OUT": str(tmp_path / "out")}
+    assert main([places.get(argument, argument) for argument in arguments]) == 2
+    caught = capsys.readouterr().err
+    assert caught.startswith("attentune: error: ")
+    assert says in caught
+    assert caught.count("\n") == 1
+
+
+def test_the_options_hold_every_setting_of_a_run() -> None:
+    assert set(RunSpec.model_fields) < set(Options.model_fields)
