@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import Field
@@ -39,8 +39,6 @@ class Help(Exception):  # noqa: N818 - no error: it carries the text that --help
 
 class CommandOptions(Frozen):
     """What every command accepts; the commands derive their `Options` from it."""
-
-    label: ClassVar[str | None] = "options"
 
     json_: Json = False  # print the result as JSON on stdout
 
@@ -89,7 +87,7 @@ def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
     try:
         return options(**{**table, "config": path})
     except AttentuneError as error:
-        said = str(error).removeprefix("options.").removeprefix("options: ")
+        said = str(error).removeprefix(f"{options.__name__}.").removeprefix(f"{options.__name__}: ")
         said = NESTED.sub(r"\1.", said)
         raise UsageError(f"{path}: {said}") from None
 
@@ -127,7 +125,7 @@ def _one_line(boxed: str, root: str) -> str:
     if refused := REFUSED.match(text):
         group = "" if refused["value"] == root else f"{refused['value']}."
         return f"--{group}{refused['field'].replace('_', '-')}: {text[refused.end() :]}"
-    for noise in (f"Error parsing {root}: options: ", f"Error parsing {root}: ", "Error parsing "):
+    for noise in (f"Error parsing {root}: ", f"{root}: ", "Error parsing "):
         text = text.removeprefix(noise)
     return text
 
