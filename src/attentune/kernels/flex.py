@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
-from attentune.kernels.layout import LayoutKind
+from attentune.kernels.layout import LayoutKind, without_padding
 from attentune.shapes import Tensor
 from attentune.spec.positions import Positions
 from attentune.spec.slots import Bias, ElementwiseScore
@@ -75,11 +75,9 @@ class Flex:
             name,
             lambda: create_block_mask(_mask_mod(call), rows if rows > 1 else None, None, length, keys, call.q.device),
         )
-        k, v = call.k, call.v
-        if (valid := call.layout.key.valid) is not None:
-            k, v = k.masked_fill(~valid[:, None, :, None], 0.0), v.masked_fill(~valid[:, None, :, None], 0.0)
+        q, k, v = without_padding(call.layout, call.q, call.k, call.v)
         o, lse = _compiled()(
-            call.q,
+            q,
             k,
             v,
             score_mod=_score_mod(call),

@@ -98,10 +98,24 @@ class Layout:
 
     @property
     def starts(self) -> Bool[Tensor, "B T"] | None:
-        """True where a document other than the row's first begins: where recurrent state is reset."""
-        if self.query.document is None:
+        """True at the first token of every document: where recurrent state is reset.
+
+        What follows a state goes on with its last document, and padding between documents resets nothing.
+        """
+        document, valid = self.query.document, self.query.valid
+        if document is None or self.kind is LayoutKind.CACHED:
             return None
-        return self.once("starts", lambda: document_starts(self.query.document))  # type: ignore[no-any-return]
+        starts: Tensor = self.once("starts", lambda: document_starts(document))
+        return starts if valid is None else starts & valid
+
+
+def without_padding(layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [B H Q D], keys and values with padding set to zero: zero times whatever stood there is zero."""
+    if (valid := layout.query.valid) is not None:
+        q = q.masked_fill(~valid[:, None, :, None], 0.0)
+    if (valid := layout.key.valid) is not None:
+        k, v = k.masked_fill(~valid[:, None, :, None], 0.0), v.masked_fill(~valid[:, None, :, None], 0.0)
+    return q, k, v
 
 
 def document_starts(documents: Int[Tensor, "B T"] | None) -> Bool[Tensor, "B T"]:

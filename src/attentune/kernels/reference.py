@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import dropout
 
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
+from attentune.kernels.layout import without_padding
 from attentune.shapes import Bool, Float, Tensor
 from attentune.spec.slots import Bias, ElementwiseScore
 
@@ -33,7 +34,7 @@ class Reference:
 
     def run(self, call: Call) -> Result:
         exact = torch.float64 if call.q.dtype is torch.float64 else torch.float32
-        q, k, v = (tensor.to(exact) for tensor in (call.q, *_poison_free(call)))
+        q, k, v = (tensor.to(exact) for tensor in without_padding(call.layout, call.q, call.k, call.v))
         group = call.dims.heads // call.dims.groups
         k, v = (tensor.repeat_interleave(group, 1) if group > 1 else tensor for tensor in (k, v))
 
@@ -70,14 +71,6 @@ def visible_keys(call: Call, q: Tensor, k: Tensor) -> Bool[Tensor, "..."]:
         return visible
     query, key = call.layout.query.as_queries(), call.layout.key.as_keys()
     return visible & call.spec.selector.select(_only(call, "selector"), q, k, query, key, visible)
-
-
-def _poison_free(call: Call) -> tuple[Tensor, Tensor]:
-    """Keys and values with padding set to zero: zero times whatever stood there is zero."""
-    valid = call.layout.key.valid
-    if valid is None:
-        return call.k, call.v
-    return call.k.masked_fill(~valid[:, None, :, None], 0.0), call.v.masked_fill(~valid[:, None, :, None], 0.0)
 
 
 def _only(call: Call, slot: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
-from attentune.kernels.layout import LayoutKind
+from attentune.kernels.layout import LayoutKind, without_padding
 from attentune.shapes import Tensor
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.slots import Bias, ElementwiseScore
@@ -90,11 +90,12 @@ class SDPA:
                 q, k, v, is_causal=causal, dropout_p=call.dropout, scale=scale, enable_gqa=grouped
             )
             return Result(o)
-        mask, seen = call.layout.once(
-            ("sdpa", spec.mask, spec.position, spec.normalizer.kind, q.dtype, call.dims.heads), lambda: _mask(call)
-        )
-        if (valid := call.layout.key.valid) is not None:
-            k, v = k.masked_fill(~valid[:, None, :, None], 0.0), v.masked_fill(~valid[:, None, :, None], 0.0)
+        if isinstance(spec.position, Bias) and spec.position.parameters(call.dims):
+            mask, seen = _mask(call)  # every layer has a bias of its own
+        else:
+            name = ("sdpa", spec.mask, spec.position, spec.normalizer.kind, q.dtype, call.dims.heads)
+            mask, seen = call.layout.once(name, lambda: _mask(call))
+        q, k, v = without_padding(call.layout, q, k, v)
         if spec.normalizer.kind == "softmax_off_by_one":
             k, v = pad(k, (0, 0, 0, 1)), pad(v, (0, 0, 0, 1))
         o = scaled_dot_product_attention(
@@ -127,7 +128,8 @@ def _mask(call: Call) -> tuple[Tensor, Tensor]:
         query, key = call.layout.query.as_queries(), call.layout.key.as_keys()
         head = torch.arange(call.dims.heads, device=call.q.device)[:, None, None]
         params = call.params.get("position", ({},))[0]
-        bias = call.spec.position.bias(params, call.dims, query, key, head).to(call.q.dtype)
+        exact = torch.float32 if call.q.device.type == "cpu" and call.q.dtype.itemsize < 4 else call.q.dtype
+        bias = call.spec.position.bias(params, call.dims, query, key, head).to(exact)
         mask = bias.expand(torch.broadcast_shapes(bias.shape, visible.shape))
         mask = mask.masked_fill(~(visible | ~seen), float("-inf"))
         return (pad(mask, (0, 1)) if extra else mask), seen

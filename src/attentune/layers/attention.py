@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -16,7 +17,9 @@ from attentune.kernels.plan import KERNELS, Plan, plan
 from attentune.layers.state import LayerState
 from attentune.shapes import Float, Tensor
 from attentune.spec.attention import AttentionSpec
+from attentune.spec.positions import Positions
 from attentune.spec.slots import CarriedScore, Dims, Mechanism, OperandScore, Params, Rotation
+from attentune.spec.text import format_value
 
 OUTPUT = frozenset({"output"})
 BUCKETS = (256, 2048, 16384)  # lengths up to which one choice of kernel holds; beyond the last, its own
@@ -88,6 +91,8 @@ class Attention(nn.Module):
             getattr(self, slot)[str(place)] = values
             self.held.setdefault(slot, []).append(values)
         self.entry, self.turned = spec.heads.rotated(self.dims)
+        if isinstance(spec.position, Rotation):
+            spec.position.table(self.turned, Positions.arange(1), torch.float32)  # refuses widths that it cannot turn
         self.kernel = "auto"
         self.plans: dict[tuple[LayoutKind, bool, bool, int], Plan] = {}
         self.bind()
@@ -148,7 +153,7 @@ class Attention(nn.Module):
         heads = params["heads"][0]
 
         # project
-        cached = state is not None and self.cross and state.cross is not None
+        cached = state is not None and self.cross and source is None
         q, entries = spec.heads.project(heads, dims, x, source if source is not None else (x if cached else None))
         if cached:
             assert state is not None and state.cross is not None
@@ -208,15 +213,20 @@ class Attention(nn.Module):
         bucket = bisect_left(BUCKETS, call.q.shape[2])
         return self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket].kernel.run(call)
 
-    def check_decoding(self, known: int, added: int) -> None:
-        """Raise where this attention cannot be computed piece by piece, `added` tokens after `known` ones."""
+    def check_decoding(self, known: int, added: int, next_position: Callable[[], int]) -> None:
+        """Raise where this attention cannot be computed piece by piece, `added` tokens after `known` ones.
+
+        `next_position` gives the least position of the next tokens in any row; it is only called where it matters.
+        """
         ahead = self.spec.mask.lookahead
         if ahead is None:
             raise SpecError(
-                f"mask={self.spec} shows later keys, so it cannot be decoded step by step; compute whole rows instead"
+                f"mask={format_value(self.spec.mask)} shows later keys, so it cannot be decoded step by step; "
+                "compute whole rows instead"
             )
-        if known == 0 and added < ahead:
+        held = added if known == 0 else next_position() if ahead else 0
+        if held < ahead:
             raise SpecError(
                 f"the mask shows the first {ahead} keys to everyone: "
-                f"the prompt must hold at least {ahead} tokens, got {added}"
+                f"the prompt must hold at least {ahead} tokens in each row, got {held}"
             )

@@ -56,7 +56,9 @@ class Embedding(nn.Module):
                 )
             learned: Tensor = embedding(place, self.places)
             return x + learned
-        return x + layout.once("sinusoid", lambda: sinusoid(place, x.shape[-1])).to(x.dtype)
+        width = x.shape[-1]
+        added: Tensor = layout.once(("sinusoid", width), lambda: sinusoid(place, width))
+        return x + added.to(x.dtype)
 
 
 def sinusoid(place: Int[Tensor, "B T"], width: int) -> Float[Tensor, "B T E"]:

@@ -71,10 +71,14 @@ class LayerState:
 
 @dataclass
 class State:
-    """What a model carries: the positions of the tokens that its layers still know, and a state for each layer."""
+    """What a model carries: the positions of the tokens that its layers still know, and a state for each layer.
+
+    `context` holds the places of what cross-attention looks at, with its padding.
+    """
 
     positions: Positions | None
     layers: list[LayerState]
+    context: Positions | None = None
 
     @property
     def length(self) -> int:
@@ -86,14 +90,20 @@ class State:
         if self.positions is None:
             return Positions.arange(count, device=device)
         held = self.positions
-        last = held.position if held.valid is None else held.position.masked_fill(~held.valid, -1)
         step = torch.arange(1, count + 1, device=device)
-        document = None if held.document is None else held.document[:, -1:].expand(-1, count)
+        if held.valid is None:
+            last, document = held.position[:, -1:], None if held.document is None else held.document[:, -1:]
+        else:
+            slot = torch.arange(held.valid.shape[1], device=device)
+            place = slot.masked_fill(~held.valid, -1).amax(-1, keepdim=True)  # -1 in a row of padding alone
+            last = held.position.gather(1, place.clamp(min=0)).masked_fill(place < 0, -1)
+            document = None if held.document is None else held.document.gather(1, place.clamp(min=0))
+        document = None if document is None else document.expand(-1, count)
         prefix = None if held.prefix is None else held.prefix[:, -1:].expand(-1, count)
         valid = None if held.valid is None else torch.ones_like(held.valid[:, :1]).expand(-1, count)
         return Positions(
             index=held.index[:, -1:] + step,
-            position=last.amax(-1, keepdim=True) + step,
+            position=last + step,
             document=document,
             prefix=prefix,
             valid=valid,
@@ -103,6 +113,8 @@ class State:
         """Keep `rows` of the batch, in that order (a row may come twice): what beam search needs."""
         if self.positions is not None and self.positions.index.shape[0] > 1:
             self.positions = self.positions.map(lambda tensor: tensor.index_select(0, rows))
+        if self.context is not None and self.context.index.shape[0] > 1:
+            self.context = self.context.map(lambda tensor: tensor.index_select(0, rows))
         for layer in self.layers:
             if layer.cache is not None:
                 layer.cache.reorder(rows)

@@ -41,6 +41,8 @@ class LSTM(Mixer):
         valid: Bool[Tensor, "B T"] | None,
         starts: Bool[Tensor, "B T"] | None,
     ) -> tuple[Float[Tensor, "B T E"], dict[str, Tensor]]:
+        if valid is not None:
+            x = x.masked_fill(~valid[..., None], 0.0)
         gates = linear(x, params["w"], params["b"])
         h, c = (state[name].to(gates.dtype) for name in ("h", "c"))
         h_all, c_all = _recur(gates, params["u"].to(gates.dtype), h, c, valid, starts)

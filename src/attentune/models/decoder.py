@@ -91,10 +91,6 @@ class Decoder(nn.Module):
                 layers.append(LayerState(cache=KeyValueCache(), branches=branches))
             else:
                 layers.append(LayerState(memory=table.new_zeros(batch, 0, self.spec.width), branches=branches))
-        if self.remembers and any(layer.cache is not None for layer in layers):
-            raise SpecError(
-                "a model remembers segments in every layer or in none: give every layer the same memory slot"
-            )
         return State(None, layers)
 
     def forward(
@@ -115,7 +111,9 @@ class Decoder(nn.Module):
         """
         if ids.shape[1] == 0:
             raise SpecError("a row needs at least one token, got 0")
-        if self.has_cross and context is None and (state is None or state.length == 0):
+        if context is not None and not self.has_cross:
+            raise SpecError("this model has no cross-attention: it cannot look at a context")
+        if self.has_cross and context is None and (state is None or state.context is None):
             raise SpecError("this model has cross-attention: give it a context")
         if state is None and self.remembers:
             state = self.start(ids.shape[0])
@@ -125,10 +123,12 @@ class Decoder(nn.Module):
             layout = self._continue(ids, layout, state)
         elif layout is None:
             layout = Layout.plain(ids.shape[1], device=ids.device)
-        context_layout = None if context is None else _look(layout, context, context_valid)
-        if context is None and self.has_cross:
-            assert state is not None
-            context_layout = _look_again(layout, state)
+        seen = None if state is None else state.context
+        if context is not None:
+            seen = _places(context, context_valid)
+        context_layout = None if seen is None else Layout.cross(layout.query, seen)
+        if state is not None:
+            state.context = seen
 
         x = self.embedding(ids, layout, last=last)
         if self.spec.dropout and self.training:
@@ -163,7 +163,9 @@ class Decoder(nn.Module):
         if not self.remembers:
             for block in self.layers:
                 assert isinstance(block, Block)
-                block.attention.check_decoding(state.length, ids.shape[1])
+                block.attention.check_decoding(
+                    state.length, ids.shape[1], lambda: int(state.next_positions(1, ids.device).position.min())
+                )
         if state.length == 0:
             if layout is None:
                 layout = Layout.plain(ids.shape[1], device=ids.device)
@@ -177,22 +179,19 @@ class Decoder(nn.Module):
     def _seen(self, state: State, layout: Layout) -> State:
         keep = layout.key
         if self.remembers:
-            longest = max(layer.attention.memory.length for layer in self.spec.layers if layer.attention.memory)
-            keep = keep.map(lambda tensor: tensor[:, -longest:])
+            memory = self.spec.layers[0].attention.memory
+            assert memory is not None
+            length = memory.length
+            keep = keep.map(lambda tensor: tensor[:, -length:])
+            for layer in state.layers:  # as for the memory, no gradient flows into an earlier segment
+                layer.branches = [{name: held.detach() for name, held in branch.items()} for branch in layer.branches]
         state.positions = keep
         return state
 
 
-def _look(layout: Layout, context: Tensor, valid: Tensor | None) -> Layout:
+def _places(context: Tensor, valid: Tensor | None) -> Positions:
     places = Positions.arange(context.shape[1], device=context.device)
-    if valid is not None:
-        index = places.index.expand(valid.shape)
-        places = Positions(index=index, position=index, valid=valid)
-    return Layout.cross(layout.query, places)
-
-
-def _look_again(layout: Layout, state: State) -> Layout:
-    """Over the keys of a context that the state has kept."""
-    entries = next(layer.cross for layer in state.layers if layer.cross is not None)
-    length = next(iter(entries.values())).shape[2]
-    return Layout.cross(layout.query, Positions.arange(length, device=layout.query.index.device))
+    if valid is None:
+        return places
+    index = places.index.expand(valid.shape)
+    return Positions(index=index, position=index, valid=valid)

@@ -23,6 +23,7 @@ from attentune.spec.text import SEVERAL, format_value, parse_slot, split
 from attentune.spec.value import Frozen
 
 SpecT = TypeVar("SpecT", bound=Frozen)
+NOTHING = "none"
 
 
 def parse_attention(text: str, registry: Registry) -> AttentionSpec:
@@ -154,7 +155,18 @@ def from_data(cls: type[SpecT], data: Any, registry: Registry) -> SpecT:
         return readers[cls](data, registry)  # type: ignore[no-any-return]
     if not isinstance(data, dict):
         raise SpecError(f"{cls.__name__}: expected a table, got {data!r}")
-    return cls(**data)
+    return cls(**_something(cls, data))
+
+
+def _something(cls: type[BaseModel], data: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no null: a field that may be None, but is not by default, says `none`."""
+    fields = cls.model_fields
+    absent = [k for k, held in data.items() if held == NOTHING and k in fields and _default(cls, k) is not None]
+    return {**data, **{k: None for k in absent if type(None) in get_args(fields[k].annotation)}}
+
+
+def _default(cls: type[BaseModel], name: str) -> Any:
+    return cls.model_fields[name].default
 
 
 def to_json(value: Frozen) -> str:
@@ -184,7 +196,10 @@ def _toml(value: Any) -> Any:
         fields = {name: getattr(value, name) for name in type(value).model_fields}
         if isinstance(value, ModelSpec) and len(value.layers) == 1:
             fields["layers"] = value.layers[0]
-        return {name: _toml(held) for name, held in fields.items() if held is not None}
+        nothing = {
+            name: NOTHING for name, held in fields.items() if held is None and _default(type(value), name) is not None
+        }
+        return {name: _toml(held) for name, held in fields.items() if held is not None} | nothing
     if isinstance(value, tuple):
         return [_toml(item) for item in value]
     return value

@@ -95,6 +95,8 @@ class ModelSpec(Frozen):
         positions = {layer.attention.position for layer in self.layers}
         if "position" in self.share and (len(positions) > 1 or len({x.attention.heads.heads for x in self.layers}) > 1):
             raise ValueError("share=position needs the same position and number of heads in every layer")
+        if len({layer.attention.memory for layer in self.layers}) > 1:
+            raise ValueError("a model remembers segments in every layer or in none: every layer needs the same memory")
         carried = [any(score.kind == "residual_scores" for score in x.attention.scores) for x in self.layers]
         shapes = {x.attention.heads for x in self.layers}
         if any(carried) and (not all(carried) or len(shapes) > 1):

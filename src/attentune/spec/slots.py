@@ -222,7 +222,7 @@ class _Several(Mask):
     def _at_least_two(cls, masks: tuple[Mask, ...]) -> tuple[Mask, ...]:
         if len(masks) < 2:
             raise ValueError(f"needs at least 2 masks, got {len(masks)}")
-        return masks
+        return tuple(part for mask in masks for part in _parts(cls, mask))  # a & (b & c) is a & b & c
 
 
 @final
@@ -266,6 +266,13 @@ class Not(Mask):
 
     kind: Literal["not"] = "not"
     mask: SerializeAsAny[Mask]
+
+    @field_validator("mask")
+    @classmethod
+    def _once(cls, mask: Mask) -> Mask:
+        if isinstance(mask, Not):
+            raise ValueError("a mask hidden twice is the mask itself")
+        return mask
 
     def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
         return ~self.mask.visible(query, key)
