@@ -209,3 +209,13 @@ def test_too_little_text_for_streams() -> None:
     corpus: Corpus = small_corpus(train=50)
     with pytest.raises(TrainingError, match=r"50 training tokens are too few for 4 streams"):
         train(RememberingModel(), corpus, small_run())
+
+
+def test_compiling_happens_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    train(TinyLanguageModel(), small_corpus(), small_run(steps=1))
+    assert compiled == []
+    model = TinyLanguageModel()
+    train(model, small_corpus(), small_run(steps=1, compile=True))
+    assert compiled == [model]

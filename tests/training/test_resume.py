@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from attentune.errors import CheckpointError, TrainingError
+from attentune.errors import CheckpointError, StorageError, TrainingError
 from attentune.spec.run import OptimizerSpec
 from attentune.training.loop import train
 from attentune.training.state import checkpoints
@@ -139,3 +139,25 @@ def test_how_often_checkpoints_are_written_may_change(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(TinyLanguageModel(), small_corpus(), small_run(steps=10, checkpoint_every=3), folder=tmp_path)
+
+
+def test_another_number_of_threads_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(TinyLanguageModel(), small_corpus(), small_run(steps=10), folder=tmp_path)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 6)
+    with pytest.warns(UserWarning, match=rf"threads {threads}, now {threads + 6}: losses may differ"):
+        train(TinyLanguageModel(), small_corpus(), small_run(steps=10), folder=tmp_path)
+
+
+def test_starting_over_removes_the_old_checkpoints_and_nothing_else(tmp_path: Path) -> None:
+    train(TinyLanguageModel(), small_corpus(), small_run(), folder=tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    result = train(TinyLanguageModel(), small_corpus(), small_run(steps=10, seed=4), folder=tmp_path, resume=False)
+    assert len(result.losses) == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "notes.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        train(TinyLanguageModel(), small_corpus(), small_run(), folder=tmp_path / "file" / "run")
