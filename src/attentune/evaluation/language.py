@@ -44,6 +44,7 @@ class LanguageScore:
     tokens: int
 
 
+@torch.no_grad()
 def evaluate_language(
     model: nn.Module,
     tokens: Tokens,
@@ -90,6 +91,7 @@ def evaluate_language(
     )
 
 
+@torch.no_grad()
 def language_loss(
     model: nn.Module,
     tokens: Tokens,
@@ -108,7 +110,6 @@ def language_loss(
     return nats / count
 
 
-@torch.no_grad()
 def _scored(
     model: nn.Module,
     tokens: Tokens,
