@@ -61,6 +61,11 @@ def test_the_file_gives_defaults_that_flags_override(tmp_path: Path) -> None:
     assert read(f"--config={path}", "wheat").recipe == "wheat"
 
 
+def test_data_is_short_for_its_path() -> None:
+    assert read("rye", "--data", "a.txt").data.path == "a.txt"
+    assert read("rye", "--data=b=c.txt", "--data.column", "x").data.path == "b=c.txt"
+
+
 def test_help_shows_examples_and_comments() -> None:
     with pytest.raises(Help) as caught:
         read("--help")

@@ -21,6 +21,7 @@ import tyro
 from pydantic import Field
 
 from attentune.errors import AttentuneError, near
+from attentune.spec.run import DataSpec
 from attentune.spec.value import Frozen
 
 Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json"), Field(alias="json")]
@@ -52,6 +53,7 @@ def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, exam
     Raises `Help` with the text where help is asked for, `UsageError` or `SpecError` with one line otherwise.
     """
     program = f"attentune {command}"
+    arguments = [_in_full(argument, options) for argument in arguments]
     default = _from_file(options, arguments) if "config" in options.model_fields else tyro.MISSING_NONPROP
     out, err = io.StringIO(), io.StringIO()
     try:
@@ -60,7 +62,7 @@ def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, exam
                 options,
                 prog=program,
                 description=f"{inspect.getdoc(options)}\n\nexamples:\n{indent(inspect.cleandoc(examples), '  ')}",
-                args=list(arguments),
+                args=arguments,
                 default=default,
                 return_unknown_args=True,
             )
@@ -72,6 +74,13 @@ def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, exam
     if unknown:
         raise UsageError(f"{_unknown(unknown[0], options)} (see {program} --help)")
     return chosen
+
+
+def _in_full(argument: str, options: type[Frozen]) -> str:
+    """`--data FILE` is short for `--data.path FILE` wherever there is the latter."""
+    name, equals, value = argument.partition("=")
+    field = options.model_fields.get("data")
+    return f"--data.path{equals}{value}" if name == "--data" and field and field.annotation is DataSpec else argument
 
 
 def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:

@@ -12,8 +12,8 @@ from attentune.spec.run import RunSpec
 from attentune.spec.value import Frozen
 
 EXAMPLES = """
-    attentune train --config configs/shakespeare.toml --data.path shakespeare.txt --out runs/shakespeare
-    attentune train --data.path book.txt --steps 500 --model.layers "heads=4/2, position=alibi, mask=causal"
+    attentune train --config configs/shakespeare.toml --data shakespeare.txt --out runs/shakespeare
+    attentune train --data book.txt --steps 500 --model.layers "heads=4/2, position=alibi, mask=causal"
     attentune train --config run.toml --optimizer.name muon --optimizer.learning-rate 5e-3 --json
 """
 Size = Annotated[int, Field(ge=1)]
