@@ -1,0 +1,280 @@
+"""What a study is to find out, as one frozen value: text, sizes, budget, objective, and the choices to try.
+
+A candidate is one string: the text form of one value of its slot, such as `rotary` in the slot `position`. A newcomer's
+own mechanism is therefore tried by adding its name. Three forms go beyond a value of the registry:
+
+- `position` may hold `none`, `sinusoidal` or `learned`, which are added to the embeddings, alone or joined to a value
+  by ` + `, as in `rotary + learned`;
+- `heads` may hold `multi_head`, `grouped` or `multi_query` without numbers, which then fit the number of heads at hand;
+- `;` separates the layers of a pattern, as in the mask `causal & window(16); causal`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from attentune.errors import AttentuneError, SpecError, StudyError, near
+from attentune.search.result import FEWEST_SEEDS, Constraint, Cost
+from attentune.spec.codec import read_toml, to_toml
+from attentune.spec.run import DataSpec, RegularizerSpec
+from attentune.spec.slots import SLOTS
+from attentune.spec.value import Frozen
+
+Optimizer = Literal["adamw", "muon", "adagrad", "adafactor"]
+Schedule = Literal["constant", "cosine", "wsd"]
+Clip = Literal["none", "norm", "agc"]
+Precision = Literal["fp32", "bf16"]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+ADDED: Final = ("none", "sinusoidal", "learned")  # positions that are added to the embeddings
+ADAPTIVITY: Final = ("scores", "normalizer", "head_mix", "combine", "similarity", "heads")
+LONG_RANGE: Final = ("position", "mask", "selector", "branches", "memory")
+_SHAPE = re.compile(r"(\d+)x(\d+)/(\d+)")
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|k-tokens|M-tokens|G-tokens|-tokens)")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "-tokens": 1, "k-tokens": 1e3, "M-tokens": 1e6, "G-tokens": 1e9}
+
+
+class Budget(Frozen):
+    """What a study may use in all: wall time or training tokens."""
+
+    seconds: Positive | None = None
+    tokens: int | None = None
+
+
+def parse_budget(text: str) -> Budget:
+    """`90s`, `10m`, `2h`, `500k-tokens` or `50M-tokens` as a value; SpecError for anything else."""
+    found = _BUDGET.fullmatch(text.strip())
+    if found is None or float(found[1]) == 0:
+        raise SpecError(f"budget: write a time such as 10m or tokens such as 50M-tokens, got {text!r}")
+    amount = float(found[1]) * _UNITS[found[2]]
+    return Budget(tokens=round(amount)) if found[2].endswith("tokens") else Budget(seconds=amount)
+
+
+class Shape(Frozen):
+    """Width, depth and number of query heads of a model."""
+
+    width: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    heads: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        """`128x4/4`: width x depth / heads."""
+        return f"{self.width}x{self.depth}/{self.heads}"
+
+
+def parse_shape(text: str) -> Shape:
+    """`128x4/4` (width x depth / heads) as a value; SpecError for anything else."""
+    found = _SHAPE.fullmatch(text.strip())
+    if found is None:
+        raise SpecError(f"a shape is width x depth / heads, such as 128x4/4, got {text!r}")
+    return Shape(width=int(found[1]), depth=int(found[2]), heads=int(found[3]))
+
+
+class ModelSizes(Frozen):
+    """The model around the attention, the same for every trial but for what `tuning.shapes` varies."""
+
+    width: int = Field(default=128, ge=1)
+    depth: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    feed_forward: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    hidden: int | None = Field(default=None, ge=1)  # of the baseline; candidates are fitted to equal parameters
+    norm: Literal["layer", "rms", "batch"] = "layer"
+    norm_placement: Literal["pre", "post"] = "pre"
+    bias: bool = False
+    tie_embeddings: bool = True
+    dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(width=self.width, depth=self.depth, heads=self.heads)
+
+
+class Settings(Frozen):
+    """How a model is trained, beside its attention: what tuning changes. The defaults are the untuned baseline's."""
+
+    optimizer: Optimizer = "adamw"
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    schedule: Schedule = "cosine"
+    warmup: Share = 0.05  # share of the steps
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the peak learning rate
+    clip: Clip = "norm"
+    clip_limit: Positive = 1.0
+    precision: Precision = "fp32"
+
+
+class TuningSpace(Frozen):
+    """What is tuned for baseline and candidate alike, and with how many trials each. One entry alone is no choice."""
+
+    trials: int = Field(default=6, ge=1)
+    optimizers: Annotated[tuple[Optimizer, ...], Field(min_length=1)] = ("adamw",)
+    learning_rates: dict[Optimizer, tuple[Positive, Positive]] = Field(
+        default_factory=lambda: {  # searched on a logarithmic scale
+            "adamw": (1e-3, 1e-2),
+            "muon": (5e-3, 5e-2),
+            "adagrad": (5e-3, 1e-1),
+            "adafactor": (5e-3, 1e-1),
+        }
+    )
+    schedules: Annotated[tuple[Schedule, ...], Field(min_length=1)] = ("cosine", "wsd")
+    warmups: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.05,)
+    clips: Annotated[tuple[Clip, ...], Field(min_length=1)] = ("norm",)
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
+    shapes: tuple[str, ...] = ()  # such as "128x4/4", beside the model's own; parameters stay equal
+
+    @field_validator("shapes")
+    @classmethod
+    def _shapes_parse(cls, shapes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(parse_shape(shape)) for shape in shapes)
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> TuningSpace:
+        for name in self.optimizers:
+            low, high = self.learning_rates.get(name, (0.0, 0.0))
+            if not 0 < low <= high:
+                raise ValueError(f"learning_rates.{name} needs a range low <= high, got {low} to {high}")
+        return self
+
+
+class ObjectiveSpec(Frozen):
+    """Validation loss in nats per token is minimised, within bounds and at a price for what is traded.
+
+    `trade` gives for a cost the nats per token that halving it is worth (for tokens per second: that doubling it is).
+    """
+
+    max_latency_ms: Positive | None = None  # of one generated token
+    min_tokens_per_second: Positive | None = None  # of training
+    max_peak_bytes: Positive | None = None  # of tensors in one training step
+    max_parameters: Positive | None = None
+    trade: dict[Cost, Positive] = Field(default_factory=dict)
+
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The bounds that were given."""
+        found = []
+        if self.max_latency_ms is not None:
+            found.append(Constraint(cost="latency_ms", at_most=self.max_latency_ms))
+        if self.min_tokens_per_second is not None:
+            found.append(Constraint(cost="tokens_per_second", at_least=self.min_tokens_per_second))
+        if self.max_peak_bytes is not None:
+            found.append(Constraint(cost="peak_bytes", at_most=self.max_peak_bytes))
+        if self.max_parameters is not None:
+            found.append(Constraint(cost="parameters", at_most=self.max_parameters))
+        return tuple(found)
+
+
+class StudySpec(Frozen):
+    """One study: everything that decides what it does. Written to and read from `study.toml`."""
+
+    task: Literal["lm"] = "lm"
+    data: DataSpec = DataSpec()
+    model: ModelSizes = ModelSizes()
+    context: int = Field(default=64, ge=2)  # tokens a row holds
+    batch: int = Field(default=12, ge=1)  # rows of a step
+    budget: str = "10m"  # 10m, 2h or 50M-tokens
+    steps: int | None = Field(default=None, ge=8)  # of a final run; None: what the budget allows
+    search_steps: int | None = Field(default=None, ge=8)  # of a search trial; None: what the budget allows
+    search_share: Annotated[float, Field(gt=0, lt=1)] = 0.45  # of the budget, for everything before the finals
+    settings: Settings = Settings()  # of the untuned baseline
+    tuning: TuningSpace = TuningSpace()
+    regularizer: RegularizerSpec = RegularizerSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
+    baseline: str = "heads=multi_head, position=sinusoidal, mask=causal"  # the attention of 2017
+    candidates: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # by slot; empty: the default space
+    combinations: int = Field(default=4, ge=0)  # trials that combine the slots' best and second best
+    margin: Annotated[float, Field(ge=0)] = 0.002  # nats per token that a candidate must gain to be kept
+    seeds: tuple[int, ...] = (0, 1, 2)  # of the finals
+    folds: int = Field(default=0, ge=0)  # finals on this many parts of the text instead; 0: on its validation part
+    seed: int = Field(default=0, ge=0)  # of the search
+    search_validation_tokens: int = Field(default=131_072, ge=64)  # a search trial is judged by at most these
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02  # by which parameters may differ from the baseline's
+
+    @field_validator("candidates")
+    @classmethod
+    def _slots_exist(cls, candidates: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for slot in candidates:
+            if slot not in SLOTS:
+                raise ValueError(f"candidates.{slot} is no slot; {near(slot, SLOTS)}")
+        return candidates
+
+    @model_validator(mode="after")
+    def _pairs_suffice(self) -> StudySpec:
+        parse_budget(self.budget)
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must differ, got {', '.join(map(str, self.seeds))}")
+        if not self.folds and len(self.seeds) < FEWEST_SEEDS:
+            raise ValueError(f"seeds: at least {FEWEST_SEEDS} are needed to tell a gain from noise, got {len(self.seeds)}")
+        if self.folds and self.folds < FEWEST_SEEDS:
+            raise ValueError(f"folds must be 0 or at least {FEWEST_SEEDS}, got {self.folds}")
+        return self
+
+    @property
+    def pairs(self) -> tuple[int, ...]:
+        """What finals are paired over: seeds, or the numbers of the folds."""
+        return tuple(range(self.folds)) if self.folds else self.seeds
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch * self.context
+
+    def space(self) -> dict[str, tuple[str, ...]]:
+        """The candidates by slot, in the order in which the stages try them."""
+        chosen = self.candidates or default_candidates(self.context)
+        return {slot: chosen[slot] for slot in (*ADAPTIVITY, *LONG_RANGE) if chosen.get(slot)}
+
+
+def default_candidates(context: int) -> dict[str, tuple[str, ...]]:
+    """Every mechanism that makes sense for a causal language model of this context, at most four a slot."""
+    half, quarter = max(2, context // 2), max(2, context // 4)
+    block = max(2, context // 8)
+    return {
+        "scores": ("qk_norm", "residual_scores", "temperature", "soft_cap(30.0)"),
+        "normalizer": ("softmax_off_by_one", "entmax15"),
+        "head_mix": ("talking_heads",),
+        "combine": ("gate", "gate(per=element)"),
+        "heads": ("grouped",),
+        "position": ("learned", "rotary", "alibi", "t5"),
+        "mask": (
+            f"causal & window({half})",
+            f"causal & window({quarter}); causal",
+            f"causal & (window({quarter}) | sink(2))",
+        ),
+        "selector": (f"top_k_blocks({block}, 4)",),
+        "branches": ("lstm",),
+        "memory": (f"transformer_xl({context})",),
+    }
+
+
+def study_from_data(data: Mapping[str, Any], source: str = "study") -> StudySpec:
+    """A study from the tables of a TOML file; SpecError names the file and the key."""
+    try:
+        return StudySpec(**data)
+    except AttentuneError as error:
+        raise SpecError(f"{source}: {error}") from None
+
+
+def read_study(path: str | Path) -> StudySpec:
+    """The study in the TOML file `path`.
+
+    Raises:
+        StudyError: there is no such file, or it cannot be read.
+        SpecError: it is not TOML, or a value breaks a rule.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise StudyError(f"cannot read the study {path}: {reason}") from None
+    return study_from_data(read_toml(text, path), str(path))
+
+
+def study_text(spec: StudySpec) -> str:
+    """`study.toml` of a study; `read_study` gives an equal value back."""
+    return to_toml(spec)

@@ -1,0 +1,125 @@
+"""How trials are chosen and which are ended early, on optuna.
+
+**Tuning** (optimizer, learning rate, schedule, warm-up, clipping, precision, shape) uses the tree-structured Parzen
+estimator (Bergstra et al., 2011). A fresh sampler is made for every trial, seeded from (study seed, number of the
+trial), so that what it proposes depends on the trials before it and on nothing else; a study that was killed goes on as
+if it had not been. The first trials are given: the settings that the arm starts from, then the middle of each
+optimizer's range of learning rates.
+
+**Pruning** is successive halving (Jamieson and Talwalkar, 2016) without waiting (Li et al., 2020): at a quarter and at
+half of its steps a trial goes on if it is in the better half of all that came so far. It is decided from the stored
+losses alone, so that asking twice gives the same answer.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import final
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from attentune.search.recipe import Recipe
+from attentune.search.result import Scalar
+from attentune.search.space import Settings, StudySpec, parse_shape
+
+REDUCTION = 2  # of the trials that reach a rung, one in so many goes on
+RUNGS = (0.25, 0.5)  # shares of a trial's steps
+UNPRUNED = 3  # trials that must have reached a rung before it prunes
+
+Parameters = dict[str, Scalar]
+
+
+def make_sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of trial `number` of a study with this `seed`."""
+    mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=mixed, n_startup_trials=4, multivariate=True, group=True, warn_independent_sampling=False
+        )
+
+
+@final
+class Halving(optuna.pruners.BasePruner):
+    """Successive halving over the losses that were reported at the rungs; a pure function of them."""
+
+    def __init__(self, steps: int) -> None:
+        self.rungs = rung_steps(steps)
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        """Whether `trial` is not among the better half at the rung that it has just reached."""
+        step = trial.last_step
+        if step not in self.rungs:
+            return False
+        own = trial.intermediate_values[step]
+        finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        others = [
+            other.intermediate_values[step]
+            for other in study.get_trials(deepcopy=False, states=finished)
+            if other.number < trial.number and step in other.intermediate_values
+        ]
+        if len(others) < UNPRUNED:
+            return False
+        kept = math.ceil((len(others) + 1) / REDUCTION)
+        return sum(loss <= own for loss in others) >= kept
+
+
+def rung_steps(steps: int) -> tuple[int, ...]:
+    """The steps at which a trial of `steps` steps may be ended; they are evaluation steps of every run."""
+    every = max(1, -(-steps // 10))
+    return tuple(sorted({max(1, round(share * steps / every)) * every for share in RUNGS}))
+
+
+def tuning_distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """What tuning varies, without what has one choice only."""
+    tuning = spec.tuning
+    found: dict[str, BaseDistribution] = {}
+    choices: dict[str, tuple[Scalar, ...]] = {
+        "optimizer": tuning.optimizers,
+        "schedule": tuning.schedules,
+        "warmup": tuning.warmups,
+        "clip": tuning.clips,
+        "precision": tuning.precisions,
+        "shape": shapes(spec),
+    }
+    for name, values in choices.items():
+        if len(values) > 1:
+            found[name] = CategoricalDistribution(values)
+    for name in tuning.optimizers:
+        low, high = tuning.learning_rates[name]
+        found[f"learning_rate_{name}"] = FloatDistribution(low, high, log=True)
+    return found
+
+
+def shapes(spec: StudySpec) -> tuple[str, ...]:
+    """The shapes that are tried: the model's own first."""
+    return tuple(dict.fromkeys((str(spec.model.shape), *spec.tuning.shapes)))
+
+
+def given_parameters(spec: StudySpec, start: Recipe) -> tuple[Parameters, ...]:
+    """The parameters of the first tuning trials after the one with the settings of `start`."""
+    own: Parameters = {"schedule": start.settings.schedule, "clip": start.settings.clip, "shape": str(start.shape)}
+    found = []
+    for name in spec.tuning.optimizers:
+        low, high = spec.tuning.learning_rates[name]
+        found.append({**own, "optimizer": name, f"learning_rate_{name}": math.sqrt(low * high)})
+    return tuple(found)
+
+
+def tuned(recipe: Recipe, spec: StudySpec, parameters: Parameters) -> Recipe:
+    """`recipe` with the settings and shape that a tuning trial drew; what was not varied has its only choice."""
+    tuning = spec.tuning
+    optimizer = str(parameters.get("optimizer", tuning.optimizers[0]))
+    settings = recipe.settings.model_dump() | {
+        "optimizer": optimizer,
+        "learning_rate": parameters[f"learning_rate_{optimizer}"],
+        "schedule": parameters.get("schedule", tuning.schedules[0]),
+        "warmup": parameters.get("warmup", tuning.warmups[0]),
+        "clip": parameters.get("clip", tuning.clips[0]),
+        "precision": parameters.get("precision", tuning.precisions[0]),
+    }
+    shape = parse_shape(str(parameters.get("shape", shapes(spec)[0])))
+    return recipe.replace(settings=Settings(**settings), shape=shape)
