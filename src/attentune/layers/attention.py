@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
@@ -210,7 +209,7 @@ class Attention(nn.Module):
             )
         if call.wanted != OUTPUT:
             return KERNELS["reference"].run(call)
-        bucket = bisect_left(BUCKETS, call.q.shape[2])
+        bucket = sum(call.q.shape[2] > longest for longest in BUCKETS)
         return self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket].kernel.run(call)
 
     def check_decoding(self, known: int, added: int, next_position: Callable[[], int]) -> None:
