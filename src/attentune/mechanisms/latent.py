@@ -61,13 +61,16 @@ class Latent(Heads):
         declared = {name: Parameter(shape, normal(0.02), weight_decay=True) for name, shape in rows.items()}
         declared["norm"] = Parameter((self.rank,), constant(1.0))
         declared["out"] = Parameter((dims.width, plain), normal(0.02 / sqrt(2 * dims.depth)), weight_decay=True)
+        if dims.bias:
+            biased = {"q": rows["q"][0], "down": rows["down"][0], "out": dims.width}
+            declared |= {f"{name}_bias": Parameter((size,), constant(0.0)) for name, size in biased.items()}
         return declared
 
     def project(
         self, params: Params, dims: Dims, x: Float[Tensor, "B Q E"], source: Float[Tensor, "B K F"] | None
     ) -> tuple[Float[Tensor, "B H Q D"], dict[str, Tensor]]:
-        q = linear(x, params["q"]).unflatten(-1, (dims.heads, dims.head_width)).transpose(1, 2)
-        down = linear(x if source is None else source, params["down"])
+        q = linear(x, params["q"], params.get("q_bias")).unflatten(-1, (dims.heads, dims.head_width)).transpose(1, 2)
+        down = linear(x if source is None else source, params["down"], params.get("down_bias"))
         latent, turned = down.split([self.rank, self.rotary], -1)
         latent = rms_norm(latent, (self.rank,), params["norm"], 1e-6)
         entries = {"latent": latent[:, None]}
@@ -86,7 +89,7 @@ class Latent(Heads):
         return k, v
 
     def output(self, params: Params, dims: Dims, o: Float[Tensor, "B H Q V"]) -> Float[Tensor, "B Q E"]:
-        return linear(o.transpose(1, 2).flatten(2), params["out"])
+        return linear(o.transpose(1, 2).flatten(2), params["out"], params.get("out_bias"))
 
     def entry_shapes(self, dims: Dims) -> dict[str, tuple[int, int]]:
         shapes = {"latent": (1, self.rank)}

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from kernels.attending import attend, operands, places, sizes
+
+from attentune.mechanisms import attention
+from attentune.mechanisms.alibi import Alibi, slopes
+
+
+def test_slopes_by_hand() -> None:
+    assert slopes(8) == [2.0**-h for h in range(1, 9)]
+    assert slopes(1) == [2.0**-8]
+    assert slopes(6) == [2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8, 2.0**-1, 2.0**-3]
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 8, 12])
+def test_slopes_equal_bloom(heads: int) -> None:
+    bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
+    theirs = bloom.build_alibi_tensor(torch.ones(1, 2), heads, torch.float32)
+    assert torch.allclose(torch.tensor(slopes(heads)), theirs.view(heads, 2)[:, 1])
+
+
+def test_bias_falls_with_distance_on_both_sides() -> None:
+    dims = sizes(attention("heads=8"))
+    query, key = places(3).as_queries(), places(0, 3, 7).as_keys()
+    bias = Alibi().bias({}, dims, query, key, torch.tensor(0))
+    assert bias.flatten().tolist() == [-1.5, 0.0, -2.0]
+
+
+def test_equals_a_bias_by_the_keys_position_alone_under_a_causal_softmax() -> None:
+    spec = attention("heads=3, position=alibi, mask=causal")
+    q, k, v = operands(sizes(spec), 6)
+    rising = torch.tensor(slopes(3), dtype=torch.float64)[:, None, None] * torch.arange(6)
+    s = q @ k.mT / 2 + rising
+    p = s.masked_fill(torch.ones(6, 6, dtype=torch.bool).triu(1), float("-inf")).softmax(-1)
+    assert torch.allclose(attend(spec, q, k, v).output, p @ v, atol=1e-12)

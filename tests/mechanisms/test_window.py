@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from kernels.attending import attend, grid, operands, sizes
+
+from attentune.errors import SpecError
+from attentune.mechanisms import attention
+from attentune.mechanisms.window import Window
+
+
+def test_a_window_of_w_shows_w_keys_the_querys_own_included() -> None:
+    assert grid("window(1)", 3) == ["x..", ".x.", "..x"]
+    assert grid("window(2)", 4) == ["x...", "xx..", ".xx.", "..xx"]
+    assert grid("causal & window(2)", 4) == grid("window(2)", 4)
+
+
+def test_a_window_as_long_as_the_row_is_the_causal_mask() -> None:
+    q, k, v = operands(sizes(attention("heads=2")), 6)
+    wide, causal = attend("heads=2, mask=window(6)", q, k, v), attend("heads=2, mask=causal", q, k, v)
+    assert torch.equal(wide.output, causal.output)
+    assert not torch.allclose(attend("heads=2, mask=window(5)", q, k, v).output, causal.output)
+
+
+def test_a_window_of_one_returns_the_values() -> None:
+    q, k, v = operands(sizes(attention("heads=2")), 4)
+    assert torch.allclose(attend("heads=2, mask=window(1)", q, k, v).output, v, atol=1e-15)
+
+
+def test_a_window_holds_at_least_one_key() -> None:
+    with pytest.raises(SpecError, match=r"window.window: .*got 0"):
+        Window(window=0)
