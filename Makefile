@@ -58,13 +58,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@set -e; \
 	if [ ! -x "$(BIN)/python" ]; then \
 	  found=""; \
-	  for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+	  for candidate in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
 	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	      found="$$candidate"; break; \
 	    fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
-	    echo "make: no Python 3.11 or later found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+	    echo "make: no Python 3.11 or later as $(or $(PYTHON),python3); install one, or name it: make PYTHON=/path/to/python3" >&2; \
+	    exit 1; \
 	  fi; \
 	  echo "creating $(VENV) with $$found ($$($$found --version))"; \
 	  if ! "$$found" -m venv $(VENV); then \
