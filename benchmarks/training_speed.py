@@ -78,7 +78,13 @@ def peer(model: nn.Module, logits: Callable[[nn.Module, torch.Tensor], torch.Ten
 
 def ours(attention: str, *, compile: bool, position: str = "learned", bias: bool = False) -> Step:
     spec = ModelSpec(
-        vocab_size=VOCABULARY, width=WIDTH, depth=DEPTH, context=CONTEXT, layers=(layer(attention),), position=position, bias=bias
+        vocab_size=VOCABULARY,
+        width=WIDTH,
+        depth=DEPTH,
+        context=CONTEXT,
+        layers=(layer(attention),),
+        position=position,
+        bias=bias,
     )
     model = build(spec, seed=0)
     optimizer = build_optimizer(model, OptimizerSpec(learning_rate=1e-3))
@@ -140,7 +146,9 @@ def main() -> None:
     for own in ("attentune", "attentune, biases", "attentune, compiled"):
         print(f"{own}: {rates[own][0] / eager[fastest]:.2f}x the fastest eager peer ({fastest})")
     fastest = max(peers, key=lambda name: peers[name])
-    print(f"attentune, compiled: {rates['attentune, compiled'][0] / peers[fastest]:.2f}x the fastest peer of all ({fastest})")
+    print(
+        f"attentune, compiled: {rates['attentune, compiled'][0] / peers[fastest]:.2f}x the fastest peer of all ({fastest})"
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps(rates, indent=1))
 

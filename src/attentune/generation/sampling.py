@@ -32,7 +32,7 @@ def probabilities(logits: Float[Tensor, "B N"], sampling: Sampling) -> Float[Ten
         least = logits.topk(sampling.top_k, -1).values[..., -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
     if sampling.top_p is not None and sampling.top_p < 1:
-        ordered, order = logits.softmax(-1).sort(-1, descending=True, stable=True)
+        ordered, order = torch.sort(logits.softmax(-1), dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered  # what likelier tokens hold already
         drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
         logits = logits.masked_fill(drop, float("-inf"))
