@@ -9,10 +9,10 @@ and drawn again from the same seed, to the same parameters.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -23,10 +23,8 @@ from attentune.errors import StudyError
 from attentune.models.storage import storage_errors
 from attentune.search.ledger import write_ledger
 from attentune.search.result import TrialRecord
-from attentune.search.strategy import Halving, Parameters, make_sampler
+from attentune.search.strategy import Halving, Parameters, fixing, make_sampler
 
-Phase = Literal["decisions", "tuned baseline", "screening", "combinations", "tuned candidate", "finals"]
-SAMPLED: tuple[Phase, ...] = ("tuned baseline", "tuned candidate", "combinations")
 DATABASE, LEDGER = "study.db", "ledger.csv"
 
 _STATES = {
@@ -83,9 +81,12 @@ class Book:
                     "use another folder"
                 ) from error
         self.outcomes: dict[str, Outcome] = {}
+        self._parameters: dict[str, Parameters] = {}
         for trial in self._all():
             if "outcome" in trial.user_attrs:
-                self.outcomes[trial.user_attrs["key"]] = _outcome(trial.user_attrs["outcome"])
+                key = trial.user_attrs["key"]
+                self.outcomes[key] = _outcome(trial.user_attrs["outcome"])
+                self._parameters[key] = json.loads(trial.user_attrs["parameters"])
 
     def close(self) -> None:
         """Lets go of the database file."""
@@ -109,19 +110,25 @@ class Book:
         known = self._decisions.user_attrs
         return json.loads(known[key]) if key in known else default
 
+    def parameters(self, key: str) -> Parameters:
+        """What the finished trial `key` drew or was given."""
+        return dict(self._parameters[key])
+
     def records(self) -> tuple[TrialRecord, ...]:
         """Every finished trial in the order of the numbers."""
         return tuple(sorted((outcome.record for outcome in self.outcomes.values()), key=lambda one: one.number))
 
     def trial(
         self,
-        phase: Phase,
+        phase: str,
         key: str,
         run: Callable[[int, Parameters, Reporter], Outcome],
         *,
         distributions: Mapping[str, BaseDistribution] | None = None,
         given: Parameters | None = None,
         steps: int,
+        rivals: Sequence[TrialRecord] = (),
+        prunes: bool = True,
     ) -> Outcome:
         """The outcome of the trial `key`: from the book, or by calling `run(number, parameters, reporter)`.
 
@@ -132,22 +139,24 @@ class Book:
             distributions: what the sampler chooses from.
             given: choices that are not left to the sampler.
             steps: of a full trial, from which the rungs follow.
+            rivals: trials of other phases that it is measured against.
+            prunes: whether it may be ended early.
         """
         if key in self.outcomes:
             return self.outcomes[key]
         study = self._study(phase)
-        study.pruner = Halving(steps)
+        study.pruner = Halving(steps, [_by_step(rival, steps) for rival in rivals])
         found = self._interrupted(study, key) or self._begin(study, key, distributions or {}, given or {})
         stored = found.user_attrs
         # A trial object made for a stored trial takes its parameters from there; the sampler is asked for nothing.
         study.sampler = optuna.samplers.RandomSampler(seed=0)
         trial = Trial(study, found._trial_id)
-        outcome = run(
-            int(stored["number"]), json.loads(stored["parameters"]), Reporter(study, trial, prunes=phase != "finals")
-        )
+        reporter = Reporter(study, trial, prunes=prunes)
+        outcome = run(int(stored["number"]), json.loads(stored["parameters"]), reporter)
         trial.set_user_attr("outcome", _plain(outcome))
         self._finish(study, trial, outcome)
         self.outcomes[key] = outcome
+        self._parameters[key] = json.loads(stored["parameters"])
         write_ledger(self.folder / LEDGER, self.records())
         return outcome
 
@@ -157,7 +166,7 @@ class Book:
         number = len(self.outcomes)
         sampler = make_sampler(self.seed, number)
         fixed = {name: value for name, value in given.items() if name in distributions}
-        study.sampler = optuna.samplers.PartialFixedSampler(fixed, sampler) if fixed else sampler
+        study.sampler = fixing(sampler, fixed) if fixed else sampler
         trial = study.ask(fixed_distributions=dict(distributions))
         trial.set_user_attr("parameters", json.dumps({**given, **trial.params}))
         trial.set_user_attr("number", number)
@@ -198,6 +207,13 @@ class Book:
             load_if_exists=True,
             sampler=optuna.samplers.RandomSampler(seed=0),
         )
+
+
+def _by_step(record: TrialRecord, steps: int) -> dict[int, float]:
+    """The validation losses of a complete trial of `steps` steps by step, without the last, which is on more text."""
+    if record.status != "complete" or not record.tokens:
+        return {}
+    return {round(tokens / record.tokens * steps): loss for tokens, loss in record.curve[:-1]}
 
 
 def _plain(outcome: Outcome) -> str:

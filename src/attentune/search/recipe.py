@@ -117,7 +117,7 @@ def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int) -> RunSp
         seed=seed,
         evaluate_every=every,
         evaluate_tokens=max(1024, 128 * spec.context),
-        checkpoint_every=max(every, 2 * every if steps < 400 else every),
+        checkpoint_every=every * max(1, 250 // every),
         diagnose_every=0,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ MEASURED_TOKENS = 8  # single tokens timed for the latency
 
 @dataclass(frozen=True)
 class Job:
-    """What a trial is to do. `folder` holds its checkpoints, which are kept after it only if `keep` is true."""
+    """What a trial is to do."""
 
     stage: TrialStage
     arm: str
@@ -44,8 +43,7 @@ class Job:
     seed: int
     label: int  # the seed, or the fold, that the ledger shows
     corpus: Corpus
-    folder: Path
-    keep: bool = False
+    folder: Path  # of its checkpoints
 
 
 def run_trial(
@@ -62,7 +60,6 @@ def run_trial(
     started = time.perf_counter()
 
     def without_loss(status: Status, reason: str, parameters: int | None = None) -> Outcome:
-        shutil.rmtree(job.folder, ignore_errors=True)
         return Outcome(
             TrialRecord(
                 number=number,
@@ -129,8 +126,6 @@ def run_trial(
         reason=reason,
         **_scores(result, run.tokens_per_step),
     )
-    if not job.keep:
-        shutil.rmtree(job.folder, ignore_errors=True)
     return Outcome(record, parts)
 
 

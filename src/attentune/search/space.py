@@ -194,6 +194,7 @@ class StudySpec(Frozen):
     folds: int = Field(default=0, ge=0)  # finals on this many parts of the text instead; 0: on its validation part
     seed: int = Field(default=0, ge=0)  # of the search
     search_validation_tokens: int = Field(default=131_072, ge=64)  # a search trial is judged by at most these
+    plugin: str | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02  # by which parameters may differ from the baseline's
 
     @field_validator("candidates")
@@ -210,7 +211,9 @@ class StudySpec(Frozen):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must differ, got {', '.join(map(str, self.seeds))}")
         if not self.folds and len(self.seeds) < FEWEST_SEEDS:
-            raise ValueError(f"seeds: at least {FEWEST_SEEDS} are needed to tell a gain from noise, got {len(self.seeds)}")
+            raise ValueError(
+                f"seeds: at least {FEWEST_SEEDS} are needed to tell a gain from noise, got {len(self.seeds)}"
+            )
         if self.folds and self.folds < FEWEST_SEEDS:
             raise ValueError(f"folds must be 0 or at least {FEWEST_SEEDS}, got {self.folds}")
         return self

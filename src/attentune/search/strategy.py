@@ -6,15 +6,17 @@ trial), so that what it proposes depends on the trials before it and on nothing 
 if it had not been. The first trials are given: the settings that the arm starts from, then the middle of each
 optimizer's range of learning rates.
 
-**Pruning** is successive halving (Jamieson and Talwalkar, 2016) without waiting (Li et al., 2020): at a quarter and at
-half of its steps a trial goes on if it is in the better half of all that came so far. It is decided from the stored
-losses alone, so that asking twice gives the same answer.
+**Pruning** is successive halving (Jamieson and Talwalkar, 2016) without waiting (Li et al., 2020): at about a third and
+two thirds of its steps a trial goes on if it is in the better half of all that came so far in its phase, the trial that
+it is to beat among them. The candidates of one slot are a phase: a small gain in one slot does not compete with a
+large one in another. It is decided from the stored losses alone, so that asking twice gives the same answer.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -26,8 +28,8 @@ from attentune.search.result import Scalar
 from attentune.search.space import Settings, StudySpec, parse_shape
 
 REDUCTION = 2  # of the trials that reach a rung, one in so many goes on
-RUNGS = (0.25, 0.5)  # shares of a trial's steps
-UNPRUNED = 3  # trials that must have reached a rung before it prunes
+RUNGS = (0.3, 0.7)  # shares of a trial's steps
+UNPRUNED = 2  # trials that must have reached a rung before it prunes
 
 Parameters = dict[str, Scalar]
 
@@ -37,17 +39,16 @@ def make_sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
     mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=mixed, n_startup_trials=4, multivariate=True, group=True, warn_independent_sampling=False
-        )
+        return optuna.samplers.TPESampler(seed=mixed, n_startup_trials=4, multivariate=True, group=True)
 
 
 @final
 class Halving(optuna.pruners.BasePruner):
     """Successive halving over the losses that were reported at the rungs; a pure function of them."""
 
-    def __init__(self, steps: int) -> None:
-        self.rungs = rung_steps(steps)
+    def __init__(self, steps: int, rivals: Sequence[Mapping[int, float]] = ()) -> None:
+        """`rivals` are trials of other phases to be measured against: validation loss by step."""
+        self.rungs, self.rivals = rung_steps(steps), rivals
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
         """Whether `trial` is not among the better half at the rung that it has just reached."""
@@ -61,10 +62,18 @@ class Halving(optuna.pruners.BasePruner):
             for other in study.get_trials(deepcopy=False, states=finished)
             if other.number < trial.number and step in other.intermediate_values
         ]
+        others += [rival[step] for rival in self.rivals if step in rival]
         if len(others) < UNPRUNED:
             return False
         kept = math.ceil((len(others) + 1) / REDUCTION)
         return sum(loss <= own for loss in others) >= kept
+
+
+def fixing(sampler: optuna.samplers.BaseSampler, given: Parameters) -> optuna.samplers.BaseSampler:
+    """`sampler` with the `given` parameters left out of its hands."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.PartialFixedSampler(dict(given), sampler)
 
 
 def rung_steps(steps: int) -> tuple[int, ...]:

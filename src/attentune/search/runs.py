@@ -1,0 +1,269 @@
+"""What all stages of a study share: its spec, text and book, the clock and the budget, and how a trial is run."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from optuna.distributions import BaseDistribution
+
+from attentune.data.corpus import Corpus, Tokens
+from attentune.models.build import build
+from attentune.search.analysis import cost_of
+from attentune.search.book import Book, Outcome, Reporter
+from attentune.search.progress import StudyProgress
+from attentune.search.recipe import Recipe, baseline_recipe, model_spec, run_spec
+from attentune.search.result import Cost, TrialRecord, TrialStage
+from attentune.search.runner import Job, run_trial
+from attentune.search.space import StudySpec, parse_budget
+from attentune.search.strategy import Parameters
+from attentune.training.loop import train
+
+CALIBRATION_STEPS = 30
+MIXTURE = 1.35  # candidates cost about this much more time a step than the baseline, averaged over the default space
+UNPRUNED_SHARE = 0.8  # of the planned steps, what is left after pruning
+RESERVE_SECONDS = 14.0  # for deployment: a fresh process, pictures, report
+RESERVE_SHARE = 0.04
+LEAST_STEPS = 16
+SEARCH_SEED = 1000  # added to the study's seed: the finals' seeds are never those of the search
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured on the baseline before anything else: seconds of a training step, and of predicting a token."""
+
+    step_seconds: float
+    evaluation_seconds: float
+    trial_seconds: float  # of building and measuring, whatever the number of steps
+
+
+class Runs:
+    """A study under way."""
+
+    def __init__(self, spec: StudySpec, corpus: Corpus, book: Book, progress: StudyProgress, *, device: str) -> None:
+        self.spec, self.corpus, self.book, self.progress, self.device = spec, corpus, book, progress, device
+        self.search_corpus = shortened(corpus, spec.search_validation_tokens)
+        self.budget = parse_budget(spec.budget)
+        self.base = baseline_recipe(spec)
+        self.planned = 0
+        self._earlier = float(book.noted("elapsed", 0.0))
+        self._begun = time.perf_counter()
+        self._base_record: TrialRecord | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the study has taken, over all the times that it was started."""
+        return self._earlier + time.perf_counter() - self._begun
+
+    @property
+    def tokens_used(self) -> int:
+        """Training tokens of all trials so far."""
+        return sum(outcome.record.tokens for outcome in self.book.outcomes.values())
+
+    @property
+    def search_seed(self) -> int:
+        return SEARCH_SEED + self.spec.seed
+
+    def trial(
+        self,
+        phase: str,
+        key: str,
+        stage: TrialStage,
+        arm: str,
+        make: Recipe | Any,
+        *,
+        steps: int,
+        distributions: Mapping[str, BaseDistribution] | None = None,
+        given: Parameters | None = None,
+        pair: int | None = None,
+        corpus: Corpus | None = None,
+        keep: bool = False,
+        rivals: Sequence[TrialRecord] = (),
+    ) -> Outcome:
+        """Runs one trial, or finds it in the book.
+
+        `make` is a recipe, or a function from the drawn parameters to one or to an `Outcome` that needs no training.
+        `pair` is the seed or fold of a final; a search trial has the seed of the search.
+        """
+        new = key not in self.book.outcomes
+
+        def run(number: int, parameters: Parameters, report: Reporter) -> Outcome:
+            made = make if isinstance(make, Recipe) else make(number, parameters)
+            if isinstance(made, Outcome):
+                return made
+            self.progress.trial_started(
+                number, arm, _shown(made), done=len(self.book.outcomes), planned=max(self.planned, number + 1)
+            )
+            job = Job(
+                stage=stage,
+                arm=arm,
+                recipe=made,
+                steps=steps,
+                seed=self.search_seed if pair is None else pair,
+                label=self.search_seed if pair is None else pair,
+                corpus=corpus or self.search_corpus,
+                folder=self.trial_folder(number),
+            )
+            return run_trial(
+                job, self.spec, number=number, report=report, device=self.device, trained=self.progress.trained
+            )
+
+        outcome = self.book.trial(
+            phase,
+            key,
+            run,
+            distributions=distributions,
+            given=given,
+            steps=steps,
+            rivals=rivals,
+            prunes=stage != "evaluation",
+        )
+        if not keep:
+            shutil.rmtree(self.trial_folder(outcome.record.number), ignore_errors=True)
+        if new:
+            self.book.note("elapsed", self.elapsed)
+        best = min(
+            (o.record for o in self.book.outcomes.values() if o.record.stage == stage and o.loss is not None),
+            key=lambda record: (record.loss, record.number),
+            default=None,
+        )
+        self.progress.trial_ended(outcome.record, best=best, seconds_left=self.seconds_left())
+        return outcome
+
+    def trial_folder(self, number: int) -> Path:
+        """Where the checkpoints of a trial are."""
+        return self.book.folder / "trials" / f"{number:04d}"
+
+    def score(self, outcome: Outcome) -> float:
+        """What the objective makes of a trial, nats per token, lower is better; inf where it is out of the question."""
+        record = outcome.record
+        if outcome.loss is None:
+            return math.inf
+        for bound in self.spec.objective.constraints():
+            value = cost_of(record, bound.cost)
+            if value is None or not bound.met_by(value):
+                return math.inf
+        total = outcome.loss
+        for cost, price in self.spec.objective.trade.items():
+            total += price * self._doublings(record, cost)
+        return total
+
+    def _doublings(self, record: TrialRecord, cost: Cost) -> float:
+        """How often the cost of the baseline was doubled."""
+        base = self.book.outcomes.get("tuned baseline/0")
+        if base is None:
+            return 0.0
+        own, plain = cost_of(record, cost), cost_of(base.record, cost)
+        if not own or not plain:
+            return 0.0
+        return math.log2(plain / own if cost == "tokens_per_second" else own / plain)
+
+    def calibration(self) -> Calibration:
+        """Measured once; afterwards everything is counted in steps."""
+
+        def measure() -> dict[str, float]:
+            model = build(model_spec(self.base, self.spec, vocab_size=self.corpus.vocab_size), seed=0).to(self.device)
+            run = run_spec(self.base, self.spec, steps=CALIBRATION_STEPS, seed=0)
+            quick = run.replace(evaluate_every=CALIBRATION_STEPS, checkpoint_every=10 * CALIBRATION_STEPS)
+            small = replace(self.corpus, validation=shortened(self.corpus, 8192).validation)
+            train(model, small, quick.replace(steps=5))
+            found = train(model, small, quick)
+            step = self.spec.tokens_per_step / found.tokens_per_second
+            evaluation = max(0.0, found.seconds - step * CALIBRATION_STEPS) / len(small.validation)
+            return {"step_seconds": step, "evaluation_seconds": evaluation, "trial_seconds": 0.2 + 12 * step}
+
+        return Calibration(**self.book.decided("calibration", measure))
+
+    def search_runs(self) -> int:
+        """About how many trials come before the finals."""
+        spec = self.spec
+        candidates = sum(len(texts) for texts in spec.space().values())
+        return 2 * spec.tuning.trials + 1 + candidates + 2 + spec.combinations
+
+    def search_steps(self) -> int:
+        """Steps of a search trial: as asked for, or what the budget's search share allows; decided once."""
+
+        def decide() -> int:
+            if self.spec.search_steps is not None:
+                return self.spec.search_steps
+            share, runs = self.spec.search_share, self.search_runs()
+            if self.budget.tokens is not None:
+                return max(LEAST_STEPS, int(share * self.budget.tokens / runs / self.spec.tokens_per_step))
+            speed = self.calibration()
+            assert self.budget.seconds is not None
+            each = (share * self.budget.seconds - self.elapsed) / runs / MIXTURE
+            each -= speed.trial_seconds + speed.evaluation_seconds * len(self.search_corpus.validation)
+            return max(LEAST_STEPS, int(each / speed.step_seconds / UNPRUNED_SHARE))
+
+        return int(self.book.decided("search steps", decide))
+
+    def has_room(self, key: str, *, later: int) -> bool:
+        """Whether the search may still afford the trial `key` when `later` trials must follow; decided once."""
+
+        def decide() -> bool:
+            done = [outcome.record for outcome in self.book.outcomes.values() if outcome.record.tokens]
+            used = self.elapsed if self.budget.seconds is not None else self.tokens_used
+            if self.budget.seconds is not None:
+                each = float(np.mean([record.seconds for record in done])) if done else 0.0
+            else:
+                each = self.search_steps() * self.spec.tokens_per_step
+            return used + (later + 1) * each <= self._search_limit()
+
+        return key in self.book.outcomes or bool(self.book.decided(f"room for {key}", decide))
+
+    def _search_limit(self) -> float:
+        """Seconds or tokens that the search may use; where the finals' steps are given, all but what these need."""
+        spec = self.spec
+        whole = self.budget.seconds if self.budget.seconds is not None else self.budget.tokens
+        assert whole is not None
+        if spec.steps is None:
+            return 1.05 * spec.search_share * whole
+        each = float(spec.steps)
+        each *= self.calibration().step_seconds if self.budget.seconds is not None else spec.tokens_per_step
+        return max(spec.search_share * whole, whole - 3.5 * len(spec.pairs) * each)
+
+    def seconds_left(self) -> float | None:
+        """An estimate for the whole study."""
+        if self.budget.seconds is not None:
+            return max(0.0, self.budget.seconds - self.elapsed)
+        used = self.tokens_used
+        if not used or self.budget.tokens is None:
+            return None
+        return max(0.0, (self.budget.tokens - used) * self.elapsed / used)
+
+
+def shortened(corpus: Corpus, tokens: int) -> Corpus:
+    """`corpus` with at most the first `tokens` tokens of its validation text."""
+    if len(corpus.validation) <= tokens:
+        return corpus
+    return replace(corpus, validation=piece(corpus, corpus.validation.ids[:tokens]))
+
+
+def piece(corpus: Corpus, ids: np.ndarray) -> Tokens:
+    """Token ids as a text of their own, taken as one document."""
+    tokenizer = corpus.tokenizer
+    return Tokens(
+        ids=ids,
+        starts=np.zeros(1, dtype=np.int64),
+        characters=int(tokenizer.character_lengths[ids].sum(dtype=np.int64)),
+        bytes=int(tokenizer.byte_lengths[ids].sum(dtype=np.int64)),
+    )
+
+
+def pick_device() -> str:
+    """CUDA where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _shown(recipe: Recipe) -> dict[str, Any]:
+    try:
+        return dict(recipe.flat())
+    except ValueError:  # a SpecError: the trial will say so itself
+        return {slot: text for slot, text in recipe.slots}

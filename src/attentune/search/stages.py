@@ -1,0 +1,328 @@
+"""The stages before the finals: objective, adaptivity, long range, parameters.
+
+**Strategy.** Budgets are small and differences between mechanisms too, so trials are paired: every trial of the search
+has the same seed, hence the same batches in the same order, and the same number of steps.
+
+1. *objective*: the baseline's settings are tuned. Its best trial is the first incumbent.
+2. *adaptivity* and 3. *long range* go greedily through the slots: each candidate is tried in the place of what the
+   incumbent holds, and the best of a slot is kept where it gains more than the margin. In slots that hold several
+   values, others that gained are then added. At the end values that came close are tried again on the final
+   incumbent, first alone, then in combinations that the sampler draws.
+4. *parameters*: the settings of the best candidate are tuned with as many trials as the baseline's were, its trial with
+   the tuned baseline's settings among them. In return the baseline is tried with the settings that suit the candidate.
+
+Where no candidate beats the tuned baseline, the best of them is carried on all the same, so that the finals can say
+with paired seeds what it is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from optuna.distributions import CategoricalDistribution
+
+from attentune.errors import StudyError
+from attentune.search.book import Outcome
+from attentune.search.recipe import Recipe, holds_several, joined
+from attentune.search.result import StageResult, TrialRecord, TrialStage
+from attentune.search.runs import Runs
+from attentune.search.space import ADAPTIVITY, LONG_RANGE
+from attentune.search.strategy import Parameters, given_parameters, tuned, tuning_distributions
+from attentune.search.wording import constraint_text, loss_text, signed
+
+NEAR = 0.01  # nats per token that a value may lie behind to be tried again in combinations
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A recipe with its trial."""
+
+    recipe: Recipe
+    outcome: Outcome
+
+
+@dataclass
+class Found:
+    """What the search has found so far."""
+
+    tuned: Contender  # the baseline at its best
+    incumbent: Contender  # the best of all, which may be the tuned baseline
+    tried: dict[Recipe, Outcome] = field(default_factory=dict)
+    close: dict[str, tuple[str, float]] = field(default_factory=dict)  # slot -> (another value, how far behind)
+
+
+def objective(runs: Runs) -> Found:
+    """Says what is minimised, measures the speed, and tunes the baseline."""
+    spec = runs.spec
+    bounds = ", ".join(constraint_text(bound) for bound in spec.objective.constraints()) or "no bounds"
+    runs.progress.stage_started("objective", f"minimise validation loss (nats per token), {bounds}; tune the baseline")
+    steps = runs.search_steps()
+    runs.planned = runs.search_runs() + 6 * len(spec.pairs)
+    contenders = _tuning(runs, "tuned baseline", "objective", "baseline", runs.base, first=None)
+    best = _best(runs, contenders)
+    if best is None:
+        reasons = "; ".join(dict.fromkeys(one.outcome.record.reason or "a bound is broken" for one in contenders))
+        raise StudyError(
+            f"no trial of the baseline met the objective: {reasons}; widen the bounds or change the settings"
+        )
+    untuned = contenders[0].outcome
+    summary = (
+        f"Minimise validation loss in nats per token, {bounds}. The 2017 baseline was tuned with "
+        f"{len(contenders)} trials of {steps} steps: {loss_text(untuned.record.loss)} with its customary settings, "
+        f"{loss_text(best.outcome.loss)} at best."
+    )
+    _over(runs, "objective", summary, _settings_text(best.recipe))
+    found = Found(tuned=best, incumbent=best)
+    found.tried.update({one.recipe: one.outcome for one in contenders})
+    return found
+
+
+def adaptivity(runs: Runs, found: Found) -> None:
+    """How scores become weights, slot by slot."""
+    runs.progress.stage_started("adaptivity", "candidates for how scores become weights, slot by slot")
+    _slots(runs, found, "adaptivity", ADAPTIVITY)
+
+
+def long_range(runs: Runs, found: Found) -> None:
+    """Positions, masks, and what reaches beyond the window; then combinations; then whether the context pays."""
+    runs.progress.stage_started("long range", "candidates for position, mask and reach, then combinations")
+    _slots(runs, found, "long range", LONG_RANGE, extra=lambda: _combinations(runs, found))
+
+
+def parameters(runs: Runs, found: Found) -> Contender | None:
+    """Tunes the best candidate as the baseline was; None where no candidate could be trained at all."""
+    runs.progress.stage_started("parameters", "tune the best candidate with as many trials as the baseline had")
+    candidate = best_candidate(runs, found)
+    if candidate is None:
+        _over(runs, "parameters", "No candidate could be trained, so there was nothing to tune.", "the baseline stays")
+        return None
+    contenders = _tuning(runs, "tuned candidate", "parameters", "candidate", candidate.recipe, first=candidate.outcome)
+    best = _best(runs, contenders) or candidate
+    returned = found.tuned.recipe.replace(settings=best.recipe.settings, shape=best.recipe.shape)
+    if returned not in found.tried:
+        outcome = runs.trial(
+            "tuned candidate", "tuned baseline/return", "parameters", "baseline", returned, steps=runs.search_steps()
+        )
+        found.tried[returned] = outcome
+        if runs.score(outcome) < runs.score(found.tuned.outcome):
+            found.tuned = Contender(returned, outcome)
+    summary = (
+        f"The best candidate was tuned with {len(contenders)} trials, as the baseline was: "
+        f"{loss_text(candidate.outcome.loss)} before, {loss_text(best.outcome.loss)} after. The baseline was tried with "
+        f"the candidate's settings in return: it stands at {loss_text(found.tuned.outcome.loss)}."
+    )
+    _over(runs, "parameters", summary, _settings_text(best.recipe))
+    return best
+
+
+def best_candidate(runs: Runs, found: Found) -> Contender | None:
+    """The incumbent if it is no baseline, else the best trial of any other attention."""
+    if found.incumbent.recipe.slots != runs.base.slots:
+        return found.incumbent
+    others = [Contender(recipe, one) for recipe, one in found.tried.items() if recipe.slots != runs.base.slots]
+    return _best(runs, others)
+
+
+def _tuning(
+    runs: Runs, phase: str, stage: TrialStage, arm: str, start: Recipe, *, first: Outcome | None
+) -> list[Contender]:
+    """`spec.tuning.trials` trials of `start`: itself (`first` where that was run already), given ones, drawn ones."""
+    spec, steps = runs.spec, runs.search_steps()
+    space, given = tuning_distributions(spec), given_parameters(spec, start)
+    rivals = [] if first is None else [first.record]
+    if first is None:
+        first = runs.trial(phase, f"{phase}/0", stage, arm, start, steps=steps)
+    contenders = [Contender(start, first)]
+    for index in range(1, spec.tuning.trials):
+        drawn: list[Recipe] = []
+
+        def make(number: int, parameters: Parameters, drawn: list[Recipe] = drawn) -> Recipe:
+            del number
+            drawn.append(tuned(start, spec, parameters))
+            return drawn[-1]
+
+        key = f"{phase}/{index}"
+        chosen = given[index - 1] if index <= len(given) else None
+        outcome = runs.trial(
+            phase, key, stage, arm, make, distributions=space, given=chosen, steps=steps, rivals=rivals
+        )
+        recipe = drawn[-1] if drawn else tuned(start, spec, runs.book.parameters(key))
+        contenders.append(Contender(recipe, outcome))
+    return contenders
+
+
+def _slots(
+    runs: Runs, found: Found, stage: TrialStage, slots: tuple[str, ...], extra: Callable[[], str] | None = None
+) -> None:
+    before = found.incumbent
+    decisions, skipped = [], 0
+    for slot, texts in runs.spec.space().items():
+        if slot in slots:
+            change, left_out = _screen(runs, found, stage, slot, texts)
+            skipped += left_out
+            if change:
+                decisions.append(change)
+    if extra is not None and (change := extra()):
+        decisions.append(change)
+    count = sum(1 for one in runs.book.records() if one.stage == stage)
+    summary = (
+        f"{count} candidates: {loss_text(before.outcome.loss)} before, {loss_text(found.incumbent.outcome.loss)} after."
+    )
+    if skipped:
+        summary += f" The budget left no room for {skipped} more."
+    if stage == "long range":
+        summary += " " + context_text(found)
+    _over(runs, stage, summary, "; ".join(decisions) or "nothing gained more than the margin")
+
+
+def _screen(runs: Runs, found: Found, stage: TrialStage, slot: str, texts: tuple[str, ...]) -> tuple[str, int]:
+    """Tries every candidate of a slot on the incumbent; says what was kept, and how many had no room."""
+    start, skipped = found.incumbent, 0
+    start_score = runs.score(start.outcome)
+    gains: dict[str, float] = {}
+    best = start
+    for text in texts:
+        if text == start.recipe.value(slot):
+            continue
+        contender = _try(runs, found, stage, slot, start.recipe.holding(slot, text))
+        if contender is None:
+            skipped += 1
+            continue
+        gains[text] = start_score - runs.score(contender.outcome)
+        if runs.score(contender.outcome) < runs.score(best.outcome) - (runs.spec.margin if best is start else 0):
+            best = contender
+    if holds_several(slot):
+        ranked = sorted(
+            (text for text, gain in gains.items() if gain > runs.spec.margin), key=lambda text: -gains[text]
+        )
+        for text in ranked[1:]:
+            recipe = best.recipe.holding(slot, joined(slot, best.recipe.value(slot), text, texts))
+            contender = None if recipe == best.recipe else _try(runs, found, stage, slot, recipe)
+            if contender is not None and runs.score(contender.outcome) < runs.score(best.outcome) - runs.spec.margin:
+                best = contender
+    found.incumbent = best
+    final = best.recipe.value(slot)
+    behind = {text: runs.score(best.outcome) - start_score + gain for text, gain in gains.items() if text != final}
+    behind = {text: -gap for text, gap in behind.items() if math.isfinite(gap)}
+    if best is not start:
+        behind[start.recipe.value(slot)] = start_score - runs.score(best.outcome)
+    if behind:
+        nearest = min(behind, key=lambda text: behind[text])
+        if behind[nearest] <= NEAR:
+            found.close[slot] = (nearest, behind[nearest])
+    if best is start:
+        return "", skipped
+    gained = start_score - runs.score(best.outcome)
+    return f"{slot}: {start.recipe.value(slot)} -> {final} ({signed(gained)})", skipped
+
+
+def _try(runs: Runs, found: Found, stage: TrialStage, slot: str, recipe: Recipe) -> Contender | None:
+    """One trial of a candidate; None where the budget has no room for it."""
+    key = f"screening/{slot}/{recipe.value(slot)}"
+    if not runs.has_room(key, later=runs.spec.tuning.trials):
+        return None
+    steps, rivals = runs.search_steps(), [found.incumbent.outcome.record]
+    outcome = runs.trial(f"screening {slot}", key, stage, "candidate", recipe, steps=steps, rivals=rivals)
+    found.tried[recipe] = outcome
+    return Contender(recipe, outcome)
+
+
+def _combinations(runs: Runs, found: Found) -> str:
+    """Values that came close, tried again on the incumbent: first one by one, then as the sampler draws them."""
+    start, close = found.incumbent, found.close
+    if not close:
+        return ""
+    space = {slot: CategoricalDistribution((start.recipe.value(slot), other)) for slot, (other, _) in close.items()}
+    single = (
+        sorted(close, key=lambda slot: close[slot][1]) if len(found.incumbent.recipe.changed_slots(runs.base)) else []
+    )
+    best = start
+    for index in range(runs.spec.combinations):
+        key = f"combinations/{index}"
+        if not runs.has_room(key, later=runs.spec.tuning.trials):
+            break
+        given: Parameters | None = None
+        if index < len(single):
+            given = {slot: start.recipe.value(slot) for slot in close}
+            given[single[index]] = close[single[index]][0]
+        made: list[Recipe] = []
+
+        def make(number: int, parameters: Parameters, made: list[Recipe] = made) -> Recipe | Outcome:
+            recipe = start.recipe
+            for slot in close:
+                recipe = recipe.holding(slot, str(parameters[slot]))
+            made.append(recipe)
+            known = found.tried.get(recipe)
+            return recipe if known is None else _repeated(number, known.record)
+
+        outcome = runs.trial(
+            "combinations",
+            key,
+            "long range",
+            "candidate",
+            make,
+            distributions=space,
+            given=given,
+            steps=runs.search_steps(),
+            rivals=[start.outcome.record],
+        )
+        if not made:
+            make(outcome.record.number, runs.book.parameters(key))
+        found.tried.setdefault(made[-1], outcome)
+        if runs.score(outcome) < runs.score(best.outcome) - (runs.spec.margin if best is start else 0):
+            best = Contender(made[-1], outcome)
+    found.incumbent = best
+    if best is start:
+        return ""
+    slots = best.recipe.changed_slots(start.recipe)
+    return "together: " + ", ".join(f"{slot}={best.recipe.value(slot)}" for slot in slots)
+
+
+def _repeated(number: int, known: TrialRecord) -> Outcome:
+    """A drawn combination that was trained before: it is not trained again, and counts once."""
+    reason = f"the same as trial {known.number}"
+    changes = {"number": number, "stage": "long range", "status": "pruned", "tokens": 0, "seconds": 0.0, "curve": ()}
+    return Outcome(known.replace(**changes, reason=reason))
+
+
+def context_text(found: Found) -> str:
+    """Whether the context pays: how far the loss falls from the start of the context to its end."""
+    parts = []
+    for name, contender in (("the tuned baseline", found.tuned), ("the incumbent", found.incumbent)):
+        losses = contender.outcome.by_position
+        if losses and (name == "the tuned baseline" or contender is not found.tuned):
+            half = len(losses) // 2
+            late = losses[half] - losses[-1]
+            parts.append(
+                f"for {name} the loss falls from {losses[0]:.3f} in the first eighth of the context to {losses[half]:.3f} "
+                f"after half of it and {losses[-1]:.3f} at its end, so the second half is worth {late:+.3f} nats"
+            )
+    return f"Does the context pay? {'; '.join(parts).capitalize()}." if parts else ""
+
+
+def _best(runs: Runs, contenders: list[Contender]) -> Contender | None:
+    possible = [one for one in contenders if math.isfinite(runs.score(one.outcome))]
+    return min(possible, key=lambda one: (runs.score(one.outcome), one.outcome.record.number), default=None)
+
+
+def _settings_text(recipe: Recipe) -> str:
+    settings = recipe.settings
+    return (
+        f"{settings.optimizer}, learning rate {settings.learning_rate:.3g}, {settings.schedule}, "
+        f"clipping {settings.clip}, {recipe.shape}"
+    )
+
+
+def _over(runs: Runs, stage: TrialStage, summary: str, decision: str) -> None:
+    records = [record for record in runs.book.records() if record.stage == stage]
+    result = StageResult(
+        name=stage,
+        summary=summary,
+        decision=decision,
+        seconds=sum(record.seconds for record in records),
+        tokens=sum(record.tokens for record in records),
+    )
+    runs.book.note(f"stage {stage}", result.model_dump(mode="json"))
+    runs.progress.stage_ended(result)
