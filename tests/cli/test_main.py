@@ -100,6 +100,7 @@ def test_an_interrupt_says_how_to_go_on(command: SimpleNamespace, capsys: pytest
 def test_warnings_are_one_line(command: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     def run(options: CommandOptions) -> int:
         warnings.warn("notes.bin skipped:\nnot text", stacklevel=1)
+        warnings.warn("a library will change", FutureWarning, stacklevel=1)
         return 1
 
     command.run = run

@@ -99,7 +99,7 @@ def test_what_was_found_is_told(asked: SimpleNamespace, capsys: pytest.CaptureFi
     assert main(["optimize", "--out", str(tmp_path)]) == 0
     caught = capsys.readouterr()
     assert caught.err == "[1/6] objective: minimise validation loss\n"
-    assert "winner    1.7107 nats/token  heads=4, position=rotary, mask=causal\n" in caught.out
+    assert "candidate 1.7107 nats/token  heads=4, position=rotary, mask=causal\n" in caught.out
     assert "Tuning the baseline lowered the validation loss by 0.1000 ± " in caught.out
     assert "The attention alone" in caught.out
     assert "0.0993 ± " in caught.out

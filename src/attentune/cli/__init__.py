@@ -108,5 +108,8 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    del category, filename, lineno, file, line  # the user is told what, not where in our code
+    del filename, lineno, file, line  # the user is told what, not where in our code
+    for_developers = issubclass(category, (DeprecationWarning, FutureWarning))
+    if for_developers or not category.__module__.startswith(("builtins", "attentune")):
+        return  # what libraries say to us
     print(f"attentune: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -98,7 +98,7 @@ def study_text(result: StudyResult, out: Path) -> str:
         "",
         f"baseline  {loss_text(result.baseline.loss)} nats/token",
         f"tuned     {loss_text(result.tuned.loss)} nats/token",
-        f"winner    {loss_text(result.winner.loss)} nats/token  {result.winner.attention}",
+        f"candidate {loss_text(result.winner.loss)} nats/token  {result.winner.attention}",
         f"time      {duration_text(result.seconds)}, {result.tokens_used:,} tokens, {len(result.trials)} trials",
     ]
     model = out / "best"
