@@ -1,7 +1,7 @@
 """The stage of deployment: the chosen model saved, loaded by a fresh process, and compared with the one in memory.
 
-`python -m attentune.search.deployment MODEL PROBE [PLUGIN]` is that fresh process: it loads the model folder, computes the
-logits of the tokens in the safetensors file PROBE, and prints how far they are from those stored beside them.
+`python -m attentune.search.deployment MODEL PROBE [PLUGIN]` is that fresh process: it loads the model folder, computes
+the logits of the tokens in the safetensors file PROBE, and prints how far they are from those stored beside them.
 """
 
 from __future__ import annotations

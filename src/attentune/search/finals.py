@@ -264,9 +264,10 @@ def _tell(runs: Runs, finals: Finals, left_out: list[str]) -> None:
         return f"{signed(found.gain)}{band} ({found.verdict})"
 
     records = [record for record in runs.book.records() if record.stage == "evaluation"]
+    pairs = f"{len(runs.spec.pairs)} {'folds' if runs.spec.folds else 'paired seeds'}"
     summary = (
-        f"{len(finals.ablations) + 3} finalists, {len(runs.spec.pairs)} {'folds' if runs.spec.folds else 'paired seeds'}, "
-        f"{finals.steps} steps each, whole held-out text: tuning {text(finals.tuning)}, attention {text(finals.attention)}."
+        f"{len(finals.ablations) + 3} finalists, {pairs}, {finals.steps} steps each, whole held-out text: "
+        f"tuning {text(finals.tuning)}, attention {text(finals.attention)}."
     )
     if left_out:
         summary += f" Left out for lack of budget or because they failed: {', '.join(left_out)}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from attentune.search.result import Scalar, Status, TrialRecord, TrialStage
 from attentune.search.space import StudySpec
 from attentune.spec.model import ModelSpec
 from attentune.training.loop import train
+from attentune.training.reporting import Progress
 from attentune.training.result import StopTraining, TrainResult
 
 PARTS = 8  # of the context, for the loss by position
@@ -53,7 +53,7 @@ def run_trial(
     number: int,
     report: Reporter,
     device: str,
-    trained: Callable[[int, int, float, float], None],
+    trained: Progress,
 ) -> Outcome:
     """Trains and measures; what cannot be built is `refused`, what breaks while it trains is `failed`."""
     settings: dict[str, Scalar] = {"batch": spec.batch, "context": spec.context}

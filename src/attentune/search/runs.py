@@ -266,4 +266,4 @@ def _shown(recipe: Recipe) -> dict[str, Any]:
     try:
         return dict(recipe.flat())
     except ValueError:  # a SpecError: the trial will say so itself
-        return {slot: text for slot, text in recipe.slots}
+        return dict(recipe.slots)

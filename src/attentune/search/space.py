@@ -40,6 +40,13 @@ _SHAPE = re.compile(r"(\d+)x(\d+)/(\d+)")
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|k-tokens|M-tokens|G-tokens|-tokens)")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "-tokens": 1, "k-tokens": 1e3, "M-tokens": 1e6, "G-tokens": 1e9}
 
+LEARNING_RATES: Final[dict[Optimizer, tuple[float, float]]] = {
+    "adamw": (1e-3, 1e-2),
+    "muon": (5e-3, 5e-2),
+    "adagrad": (5e-3, 1e-1),
+    "adafactor": (5e-3, 1e-1),
+}
+
 
 class Budget(Frozen):
     """What a study may use in all: wall time or training tokens."""
@@ -116,14 +123,7 @@ class TuningSpace(Frozen):
 
     trials: int = Field(default=6, ge=1)
     optimizers: Annotated[tuple[Optimizer, ...], Field(min_length=1)] = ("adamw",)
-    learning_rates: dict[Optimizer, tuple[Positive, Positive]] = Field(
-        default_factory=lambda: {  # searched on a logarithmic scale
-            "adamw": (1e-3, 1e-2),
-            "muon": (5e-3, 5e-2),
-            "adagrad": (5e-3, 1e-1),
-            "adafactor": (5e-3, 1e-1),
-        }
-    )
+    learning_rates: dict[Optimizer, tuple[Positive, Positive]] = LEARNING_RATES  # searched on a logarithmic scale
     schedules: Annotated[tuple[Schedule, ...], Field(min_length=1)] = ("cosine", "wsd")
     warmups: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.05,)
     clips: Annotated[tuple[Clip, ...], Field(min_length=1)] = ("norm",)

@@ -110,8 +110,8 @@ def parameters(runs: Runs, found: Found) -> Contender | None:
             found.tuned = Contender(returned, outcome)
     summary = (
         f"The best candidate was tuned with {len(contenders)} trials, as the baseline was: "
-        f"{loss_text(candidate.outcome.loss)} before, {loss_text(best.outcome.loss)} after. The baseline was tried with "
-        f"the candidate's settings in return: it stands at {loss_text(found.tuned.outcome.loss)}."
+        f"{loss_text(candidate.outcome.loss)} before, {loss_text(best.outcome.loss)} after. The baseline was tried "
+        f"with the candidate's settings in return: it stands at {loss_text(found.tuned.outcome.loss)}."
     )
     _over(runs, "parameters", summary, _settings_text(best.recipe))
     return best
@@ -296,10 +296,11 @@ def context_text(found: Found) -> str:
             half = len(losses) // 2
             late = losses[half] - losses[-1]
             parts.append(
-                f"for {name} the loss falls from {losses[0]:.3f} in the first eighth of the context to {losses[half]:.3f} "
-                f"after half of it and {losses[-1]:.3f} at its end, so the second half is worth {late:+.3f} nats"
+                f"for {name} the loss falls from {losses[0]:.3f} in the first eighth of the context to "
+                f"{losses[half]:.3f} after half of it and {losses[-1]:.3f} at its end, so the second half "
+                f"is worth {late:+.3f} nats"
             )
-    return f"Does the context pay? {'; '.join(parts).capitalize()}." if parts else ""
+    return f"Whether the context pays: {'; '.join(parts)}." if parts else ""
 
 
 def _best(runs: Runs, contenders: list[Contender]) -> Contender | None:

@@ -134,8 +134,8 @@ class _Study:
         answer = "the same logits" if check.passed else "different logits"
         stage = StageResult(
             name="deployment",
-            summary=f"The {finals.deployed} model was saved in {best} and loaded by a fresh process, which got {answer} "
-            f"(largest difference {check.max_logit_difference:.2g}).",
+            summary=f"The {finals.deployed} model was saved in {best} and loaded by a fresh process, "
+            f"which got {answer} (largest difference {check.max_logit_difference:.2g}).",
             seconds=check.seconds,
         )
         pictures = ReportPictures(
@@ -199,18 +199,19 @@ def _protocol(spec: StudySpec) -> tuple[str, ...]:
     pairs = (
         f"{spec.folds} folds of the text" if spec.folds else f"{len(spec.seeds)} seeds, none of them used in the search"
     )
-    return (
-        f"Baseline and candidate were tuned with {spec.tuning.trials} trials each (optimizer, learning rate, schedule), "
-        "pruned by the same rule; then the baseline was also tried with the candidate's settings.",
-        f"All runs saw the same number of tokens in rows of {spec.context}, {spec.batch} a step; within the search and "
-        "within each pair of finals they saw the same batches in the same order.",
-        f"Every model has as many parameters as the untuned baseline within {spec.tolerance:.0%}: the feed-forward "
-        "network makes up for what an attention adds or saves.",
-        f"The finals were run anew with {pairs}, on all of the held-out text.",
-        "The noise band is the half-width of the 95 % confidence interval of the mean paired difference.",
-        "Tuning compares the untuned with the tuned baseline; attention compares the tuned baseline with the winner, each "
-        "in its own tuned settings; a slot's share compares the winner with and without it in the winner's settings.",
-    )
+    fair = f"""
+        Baseline and candidate were tuned with {spec.tuning.trials} trials each (optimizer, learning rate, schedule), \
+        pruned by the same rule; then the baseline was also tried with the candidate's settings.
+        All runs saw the same number of tokens in rows of {spec.context}, {spec.batch} a step; within the search and \
+        within each pair of finals they saw the same batches in the same order.
+        Every model has as many parameters as the untuned baseline within {spec.tolerance:.0%}: the feed-forward \
+        network makes up for what an attention adds or saves.
+        The finals were run anew with {pairs}, on all of the held-out text.
+        The noise band is the half-width of the 95 % confidence interval of the mean paired difference.
+        Tuning compares the untuned with the tuned baseline; attention compares the tuned baseline with the winner, \
+        each in its own tuned settings; a slot's share compares the winner with and without it in the winner's settings.
+    """
+    return tuple(" ".join(line.split()) for line in fair.strip().splitlines())
 
 
 def _claim(book: Book, spec: StudySpec, corpus: Corpus, folder: Path) -> None:
