@@ -4,11 +4,11 @@ from math import tanh
 
 import pytest
 import torch
-from kernels.attending import sizes
 
 from attentune.errors import SpecError
 from attentune.mechanisms import attention
 from attentune.mechanisms.additive import Additive
+from kernels.attending import sizes
 
 
 def test_one_column_by_hand() -> None:

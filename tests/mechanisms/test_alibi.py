@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import attend, operands, places, sizes
 
 from attentune.mechanisms import attention
 from attentune.mechanisms.alibi import Alibi, slopes
+from kernels.attending import attend, operands, places, sizes
 
 
 def test_slopes_by_hand() -> None:
@@ -35,3 +35,10 @@ def test_equals_a_bias_by_the_keys_position_alone_under_a_causal_softmax() -> No
     s = q @ k.mT / 2 + rising
     p = s.masked_fill(torch.ones(6, 6, dtype=torch.bool).triu(1), float("-inf")).softmax(-1)
     assert torch.allclose(attend(spec, q, k, v).output, p @ v, atol=1e-12)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 8, 12])
+def test_bias_has_the_slope_of_its_head(heads: int) -> None:
+    dims = sizes(attention(f"heads={heads}"))
+    bias = Alibi().bias({}, dims, places(1).as_queries(), places(0).as_keys(), torch.arange(heads)[:, None, None])
+    assert torch.allclose(-bias.flatten(), torch.tensor(slopes(heads)), rtol=1e-6)

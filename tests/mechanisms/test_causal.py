@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import torch
-from kernels.attending import attend, grid, operands, sizes
 from torch.nn.functional import scaled_dot_product_attention
 
 from attentune.kernels import Layout
 from attentune.mechanisms import attention
 from attentune.mechanisms.causal import Causal
 from attentune.spec.positions import Positions
+from kernels.attending import attend, grid, operands, sizes
 
 
 def test_a_query_sees_itself_and_the_past() -> None:

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from kernels.attending import grid, operands, sizes, weights
-
 from attentune.mechanisms import attention
 from attentune.mechanisms.full import Full
+from kernels.attending import grid, operands, sizes, weights
 
 
 def test_everything_is_seen() -> None:

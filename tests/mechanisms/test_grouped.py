@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import attend, operands, sizes
 from torch.nn.functional import scaled_dot_product_attention
 
 from attentune.errors import SpecError
@@ -10,6 +9,7 @@ from attentune.kernels import Layout
 from attentune.layers.attention import Attention
 from attentune.mechanisms import attention
 from attentune.mechanisms.grouped import Grouped
+from kernels.attending import attend, operands, sizes
 
 
 def test_query_heads_read_key_value_heads_in_torchs_order() -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import torch
-from kernels.attending import attend, operands, sizes
 from torch.nn.functional import scaled_dot_product_attention
 
 from attentune.kernels import Layout
 from attentune.layers.attention import Attention
 from attentune.mechanisms import attention
+from kernels.attending import attend, operands, sizes
 
 
 def test_all_query_heads_read_one_key_value_head() -> None:

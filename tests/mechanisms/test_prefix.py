@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import grid
 
 from attentune.errors import SpecError
 from attentune.kernels import Layout
 from attentune.mechanisms import attention
 from attentune.mechanisms.prefix import Prefix
+from kernels.attending import grid
 
 
 def test_everyone_sees_the_prefix() -> None:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import attend, operands, sizes
 from torch import nn
 
 from attentune.kernels import Layout
 from attentune.layers.attention import Attention
 from attentune.mechanisms import attention
 from attentune.mechanisms.qk_norm import QKNorm
+from kernels.attending import attend, operands, sizes
 
 
 def test_by_hand() -> None:

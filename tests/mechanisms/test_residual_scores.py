@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import attend, operands, sizes
 
 from attentune.errors import SpecError
 from attentune.kernels import Layout
 from attentune.layers.attention import Attention
 from attentune.mechanisms import attention
 from attentune.mechanisms.residual_scores import ResidualScores
+from kernels.attending import attend, operands, sizes
 
 TEXT = "heads=2, mask=causal, scores=residual_scores"
 

@@ -4,12 +4,12 @@ from math import cos, sin
 
 import pytest
 import torch
-from kernels.attending import places
 
 from attentune.errors import SpecError
 from attentune.layers.attention import Attention
 from attentune.mechanisms import attention
 from attentune.mechanisms.rotary import Rotary
+from kernels.attending import places
 
 
 def turned(rotary: Rotary, x: torch.Tensor, *position: int) -> torch.Tensor:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import attend, operands, sizes
 from torch.nn.functional import scaled_dot_product_attention
 
 from attentune.errors import SpecError
 from attentune.mechanisms import attention
 from attentune.mechanisms.scaled_dot import ScaledDot
+from kernels.attending import attend, operands, sizes
 
 
 def test_by_hand() -> None:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import torch
-from kernels.attending import grid
 
 from attentune.kernels import Layout
 from attentune.mechanisms import attention
+from kernels.attending import grid
 
 
 def test_the_first_keys_stay_visible() -> None:

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kernels.attending import attend, operands, places, sizes
 
 from attentune.errors import SpecError
 from attentune.mechanisms import attention
 from attentune.mechanisms.soft_cap import SoftCap
+from kernels.attending import attend, operands, places, sizes
 
 
 def test_by_hand() -> None:

@@ -4,10 +4,10 @@ from math import log
 
 import pytest
 import torch
-from kernels.attending import attend, operands, sizes
 
 from attentune.mechanisms import attention
 from attentune.mechanisms.softmax_off_by_one import SoftmaxOffByOne
+from kernels.attending import attend, operands, sizes
 
 
 def test_by_hand() -> None:

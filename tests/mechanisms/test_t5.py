@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import attend, operands, sizes
 
 from attentune.errors import SpecError
 from attentune.mechanisms import attention
 from attentune.mechanisms.t5 import T5
+from kernels.attending import attend, operands, sizes
 
 
 def test_buckets_by_hand() -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import torch
-from kernels.attending import attend, operands, sizes, weights
 
 from attentune.mechanisms import attention
+from kernels.attending import attend, operands, sizes, weights
 
 TEXT = "heads=2, mask=causal, head_mix=talking_heads"
 

@@ -4,11 +4,11 @@ from math import tanh
 
 import pytest
 import torch
-from kernels.attending import places, sizes, weights
 
 from attentune.errors import SpecError
 from attentune.mechanisms import attention
 from attentune.mechanisms.temperature import Temperature
+from kernels.attending import places, sizes, weights
 
 Q, K, V = torch.ones(1, 1, 1, 1), torch.tensor([[[[0.0], [1.0]]]]), torch.zeros(1, 1, 2, 1)
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import attend, operands, sizes, weights
 
 from attentune.errors import SpecError
 from attentune.kernels import Layout
 from attentune.mechanisms import attention
+from kernels.attending import attend, operands, sizes, weights
 
 
 def selected(top: int, keys: list[float], *, block: int = 2) -> list[str]:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.attending import attend, grid, operands, sizes
 
 from attentune.errors import SpecError
 from attentune.mechanisms import attention
 from attentune.mechanisms.window import Window
+from kernels.attending import attend, grid, operands, sizes
 
 
 def test_a_window_of_w_shows_w_keys_the_querys_own_included() -> None:

@@ -50,6 +50,9 @@ class Flex:
         if request.device == "cpu":
             if request.needs_grad:
                 reasons.append(Reason("gradients", "FlexAttention has no backward pass on a CPU"))
+            if spec.normalizer.kind == "softmax_off_by_one" or "lse" in request.wanted:
+                part = "wanted=lse" if "lse" in request.wanted else f"normalizer={spec.normalizer.kind}"
+                reasons.append(Reason(part, "FlexAttention gives no log-sum-exp on a CPU"))
             if not _compiler():
                 reasons.append(Reason("compiler", "a C++ compiler is needed on a CPU, and none was found"))
         if min(request.query_length, request.key_length) < 1:
@@ -76,7 +79,8 @@ class Flex:
             lambda: create_block_mask(_mask_mod(call), rows if rows > 1 else None, None, length, keys, call.q.device),
         )
         q, k, v = without_padding(call.layout, call.q, call.k, call.v)
-        o, lse = _compiled()(
+        need_lse = "lse" in call.wanted or call.spec.normalizer.kind == "softmax_off_by_one"
+        given = _compiled()(
             q,
             k,
             v,
@@ -84,13 +88,17 @@ class Flex:
             block_mask=block_mask,
             scale=call.spec.similarity.inner_product_scale(call.dims),
             enable_gqa=call.dims.groups != call.dims.heads,
-            return_lse=True,
+            return_lse=need_lse,
         )
+        o, lse = given if need_lse else (given, None)
         if call.spec.normalizer.kind == "softmax_off_by_one":  # one more exp(0) in the denominator
+            assert lse is not None
             o = o * torch.sigmoid(lse)[..., None].to(o.dtype)
         seen = call.layout.visible(call.spec.mask).any(-1, keepdim=True)
         o = o.masked_fill(~seen, 0.0)
-        return Result(o, {"lse": lse.masked_fill(~seen[..., 0], float("-inf"))} if "lse" in call.wanted else {})
+        if lse is None or "lse" not in call.wanted:
+            return Result(o)
+        return Result(o, {"lse": lse.masked_fill(~seen[..., 0], float("-inf"))})
 
 
 def _at(positions: Positions, row: Tensor, place: Tensor) -> Positions:

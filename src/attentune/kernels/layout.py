@@ -76,7 +76,12 @@ class Layout:
         return Layout(kind, query, key)
 
     def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
-        """`make()`, computed once for this layout and then shared by all layers."""
+        """`make()`, computed once for this layout and then shared by all layers.
+
+        A compiler finds by itself what is computed twice, and could not look into the memo.
+        """
+        if torch.compiler.is_compiling():
+            return make()
         if name not in self._memo:
             self._memo[name] = make()
         return self._memo[name]

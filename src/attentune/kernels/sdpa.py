@@ -74,7 +74,8 @@ class SDPA:
         return Cost(operations, moved)
 
     def run(self, call: Call) -> Result:
-        q, k, v, spec = call.q, call.k, call.v, call.spec
+        spec = call.spec
+        q, k, v = without_padding(call.layout, call.q, call.k, call.v)
         for score, params in zip(spec.scores, call.params.get("scores", ()), strict=True):
             if isinstance(score, ElementwiseScore) and (factor := score.query_factor(params)) is not None:
                 q = q * factor[:, None, None].to(q.dtype)
@@ -95,7 +96,6 @@ class SDPA:
         else:
             name = ("sdpa", spec.mask, spec.position, spec.normalizer.kind, q.dtype, call.dims.heads)
             mask, seen = call.layout.once(name, lambda: _mask(call))
-        q, k, v = without_padding(call.layout, q, k, v)
         if spec.normalizer.kind == "softmax_off_by_one":
             k, v = pad(k, (0, 0, 0, 1)), pad(v, (0, 0, 0, 1))
         o = scaled_dot_product_attention(

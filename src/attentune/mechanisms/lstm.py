@@ -50,15 +50,8 @@ class LSTM(Mixer):
         return y, {"h": h_all[:, -1], "c": c_all[:, -1]}
 
 
-def _cell(gates: Tensor, u: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The four gates, the next cell and its tanh."""
-    i, f, g, o = linear(h, u).add_(gates).chunk(4, -1)
-    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-    c_next = f * c + i * g
-    return i, f, g, o, c_next, c_next.tanh()
-
-
 # The recurrence and its gradient are two opaque operators, so that torch.compile does not unroll them over time.
+# Inside, time comes first and the gates stand as i, f, o, g, so that each step is a handful of operations.
 
 
 @torch.library.custom_op("attentune::lstm", mutates_args=())
@@ -66,19 +59,29 @@ def _recur(
     gates: Tensor, u: Tensor, h: Tensor, c: Tensor, valid: Tensor | None, starts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """h and c after every token [B T E]; padding keeps the state, a document's start resets it."""
-    hs, cs = [], []
-    for t in range(gates.shape[1]):
+    width = u.shape[1]
+    steps, ut = _by_time(gates), _by_time(u.T[None])[:, 0]
+    h_all, c_all = (gates.new_empty(gates.shape[1], gates.shape[0], width) for _ in range(2))
+    for t, (now, h_next, c_next) in enumerate(zip(steps.unbind(), h_all.unbind(), c_all.unbind(), strict=True)):
         if starts is not None:
             h, c = h.masked_fill(starts[:, t, None], 0.0), c.masked_fill(starts[:, t, None], 0.0)
-        _, _, _, o, c_next, squashed = _cell(gates[:, t], u, h, c)
-        h_next = o * squashed
+        now = torch.addmm(now, h, ut)
+        i, f, o = now[:, : 3 * width].sigmoid_().chunk(3, -1)
+        g = now[:, 3 * width :].tanh_()
+        torch.addcmul(f * c, i, g, out=c_next)
+        torch.mul(o, c_next.tanh(), out=h_next)
         if valid is not None:
-            alive = valid[:, t, None]
-            h_next, c_next = torch.where(alive, h_next, h), torch.where(alive, c_next, c)
+            padding = ~valid[:, t, None]
+            h_next.copy_(torch.where(padding, h, h_next))
+            c_next.copy_(torch.where(padding, c, c_next))
         h, c = h_next, c_next
-        hs.append(h)
-        cs.append(c)
-    return torch.stack(hs, 1), torch.stack(cs, 1)
+    return h_all.transpose(0, 1).contiguous(), c_all.transpose(0, 1).contiguous()
+
+
+def _by_time(gates: Tensor) -> Tensor:
+    """[B T 4E] with the gates i, f, g, o  ->  [T B 4E] with i, f, o, g."""
+    i, f, g, o = gates.transpose(0, 1).chunk(4, -1)
+    return torch.cat([i, f, o, g], -1)
 
 
 @_recur.register_fake
@@ -100,31 +103,37 @@ def _recur_backward(
     h_all: Tensor,
     c_all: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of gates, u and the first h and c: the steps backwards, gates computed again."""
+    """Gradients of gates, u and the first h and c. The gates are computed again, for all steps at once."""
     h_before = torch.cat([h[:, None], h_all[:, :-1]], 1)
     c_before = torch.cat([c[:, None], c_all[:, :-1]], 1)
     if starts is not None:
         h_before = h_before.masked_fill(starts[..., None], 0.0)
         c_before = c_before.masked_fill(starts[..., None], 0.0)
-    dgates = torch.empty_like(gates)
+    i, f, g, o = (gates + linear(h_before, u)).transpose(0, 1).chunk(4, -1)  # [T B E] each
+    i, f, g, o, c_prev = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid(), c_before.transpose(0, 1)
+    squashed = (f * c_prev + i * g).tanh()
+    into_cell = o * (1 - squashed**2)  # dc per dh
+    per_c = torch.stack([g * i * (1 - i), c_prev * f * (1 - f), i * (1 - g**2)], 2)  # d(i, f, g before) per dc
+    per_h = squashed * o * (1 - o)  # d(o before) per dh
+    steps = gates.new_empty(gates.shape[1], gates.shape[0], 4, u.shape[1])
     dh, dc = torch.zeros_like(h), torch.zeros_like(c)
     for t in reversed(range(gates.shape[1])):
         dh, dc = dh + dh_all[:, t], dc + dc_all[:, t]
-        i, f, g, o, _, squashed = _cell(gates[:, t], u, h_before[:, t], c_before[:, t])
         kept_h = kept_c = None
         if valid is not None:
-            alive = valid[:, t, None]
-            kept_h, kept_c = dh.masked_fill(alive, 0.0), dc.masked_fill(alive, 0.0)
-            dh, dc = dh.masked_fill(~alive, 0.0), dc.masked_fill(~alive, 0.0)
-        dc_next = dc + dh * o * (1 - squashed**2)
-        di, df, dg, do = dc_next * g, dc_next * c_before[:, t], dc_next * i, dh * squashed
-        before = torch.cat([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], -1)
-        dgates[:, t] = before
-        dh, dc = before @ u, dc_next * f
+            real = valid[:, t, None]
+            kept_h, kept_c = dh.masked_fill(real, 0.0), dc.masked_fill(real, 0.0)
+            dh, dc = dh.masked_fill(~real, 0.0), dc.masked_fill(~real, 0.0)
+        now = steps[t]
+        dc = torch.addcmul(dc, dh, into_cell[t])
+        torch.mul(per_c[t], dc[:, None], out=now[:, :3])
+        torch.mul(per_h[t], dh, out=now[:, 3])
+        dh, dc = now.flatten(1) @ u, dc * f[t]
         if kept_h is not None and kept_c is not None:
             dh, dc = dh + kept_h, dc + kept_c
         if starts is not None:
             dh, dc = dh.masked_fill(starts[:, t, None], 0.0), dc.masked_fill(starts[:, t, None], 0.0)
+    dgates = steps.flatten(2).transpose(0, 1).contiguous()
     return dgates, dgates.flatten(0, 1).T @ h_before.flatten(0, 1), dh, dc
 
 

@@ -32,7 +32,7 @@ class Temperature(ElementwiseScore):
     ) -> Float[Tensor, "..."]:
         if not self.learned:
             return s / self.value
-        return s * ((-params["log_t"]).exp() / self.value)[head].to(s.dtype)
+        return s * ((-params["log_t"][head]).exp() / self.value).to(s.dtype)
 
     def query_factor(self, params: Params) -> Float[Tensor, "H"] | None:
         return (-params["log_t"]).exp() / self.value if self.learned else None
