@@ -41,6 +41,9 @@ class LSTM(Mixer):
         valid: Bool[Tensor, "B T"] | None,
         starts: Bool[Tensor, "B T"] | None,
     ) -> tuple[Float[Tensor, "B T E"], dict[str, Tensor]]:
+        if valid is None and starts is None and _fused(x):
+            y, h, c = _by_torch(params, x, state)
+            return y, {"h": h, "c": c}
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0.0)
         gates = linear(x, params["w"], params["b"])
@@ -48,6 +51,18 @@ class LSTM(Mixer):
         h_all, c_all = _recur(gates, params["u"].to(gates.dtype), h, c, valid, starts)
         y = h_all if valid is None else h_all.masked_fill(~valid[..., None], 0.0)
         return y, {"h": h_all[:, -1], "c": c_all[:, -1]}
+
+
+def _fused(x: Tensor) -> bool:
+    """Whether PyTorch's own LSTM serves: it is faster, but has no padding or resets, and the compiler unrolls it."""
+    return not torch.compiler.is_compiling() and not torch.is_autocast_enabled(x.device.type)
+
+
+def _by_torch(params: Params, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    h, c = (state[name][None].to(x.dtype) for name in ("h", "c"))
+    weights = [params["w"], params["u"], params["b"], torch.zeros_like(params["b"])]
+    y, h, c = torch.lstm(x, [h, c], weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)
+    return y, h[0], c[0]
 
 
 # The recurrence and its gradient are two opaque operators, so that torch.compile does not unroll them over time.
