@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models.language import context_for, decoder, loss_of, tokens
-from models.probes import PROBES
 
 from attentune.kernels import Layout
+from models.language import context_for, decoder, loss_of, tokens
+from models.probes import PROBES
 
 
 def check(text: str, changes: dict[str, object], backend: str) -> None:

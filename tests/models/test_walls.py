@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.language import context_for, decoder, in_chunks, loss_of, tokens
-from models.probes import PROBES
-from unchecked import run_without_shape_checks
 
 from attentune.errors import SpecError
 from attentune.mechanisms import layer
 from attentune.models.build import build
 from attentune.models.checkpoint import load_model, save_model
 from attentune.spec.model import ModelSpec
+from models.language import context_for, decoder, in_chunks, loss_of, tokens
+from models.probes import PROBES
+from unchecked import run_without_shape_checks
 
 CASES = Path(__file__).with_name("compiled_walls.py")
 every_probe = pytest.mark.parametrize("name", PROBES)
