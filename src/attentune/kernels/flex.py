@@ -80,7 +80,7 @@ class Flex:
         )
         q, k, v = without_padding(call.layout, call.q, call.k, call.v)
         need_lse = "lse" in call.wanted or call.spec.normalizer.kind == "softmax_off_by_one"
-        given = _compiled()(
+        given = _run_compiled(
             q,
             k,
             v,
@@ -138,6 +138,15 @@ def _score_mod(call: Call) -> Callable[..., Tensor] | None:
         return s
 
     return modify
+
+
+def _run_compiled(*operands: Tensor, **options: Any) -> Any:
+    attend: Callable[..., Any] = flex_attention
+    if torch.compiler.is_compiling():
+        return attend(*operands, **options)
+    # Lengths stay open, but numbers such as a cap must be constants: the generated code cannot read them from tensors.
+    with torch._dynamo.config.patch(specialize_float=True):
+        return _compiled()(*operands, **options)
 
 
 @cache

@@ -84,6 +84,15 @@ def mechanism_from_data(slot: str, data: Any, registry: Registry) -> Any:
     return value(**fields)
 
 
+def _several(slot: str, data: list[Any] | tuple[Any, ...], registry: Registry) -> tuple[Any, ...]:
+    """The values of a list; a text in it may itself write several."""
+    values: list[Any] = []
+    for part in data:
+        value = mechanism_from_data(slot, part, registry)
+        values.extend(value if isinstance(value, tuple) else (value,))
+    return tuple(values)
+
+
 def attention_from_data(data: Any, registry: Registry) -> AttentionSpec:
     """An attention from its text form, its plain data (each slot may be text), or itself."""
     if isinstance(data, AttentionSpec):
@@ -94,7 +103,7 @@ def attention_from_data(data: Any, registry: Registry) -> AttentionSpec:
     slots: dict[str, Any] = {}
     for slot, held in data.items():
         if slot in SEVERAL and isinstance(held, list | tuple):
-            slots[slot] = tuple(mechanism_from_data(slot, part, registry) for part in held)
+            slots[slot] = _several(slot, held, registry)
         else:
             slots[slot] = mechanism_from_data(slot, held, registry)
     return _attention(slots, registry)
@@ -111,7 +120,7 @@ def layer_from_data(data: Any, registry: Registry) -> LayerSpec:
     _expect_table(data, "layer", LayerSpec.model_fields)
     branches = data.get("branches", ())
     if isinstance(branches, list | tuple):
-        branches = tuple(mechanism_from_data("branches", part, registry) for part in branches)
+        branches = _several("branches", branches, registry)
     else:
         branches = mechanism_from_data("branches", branches, registry)
     cross = data.get("cross")

@@ -32,7 +32,8 @@ class Frozen(BaseModel):
 def spec_error(error: ValidationError, owner: type[Frozen], prefix: str = "") -> SpecError:
     """The first of pydantic's complaints as one line in our words, with how many more there are."""
     problems = error.errors()
-    first = problems[0]
+    # A misspelt name also leaves its field missing: the name tells more.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     path = ".".join(str(part) for part in first["loc"])
     kind = owner.model_fields.get("kind")
     name = kind.default if kind is not None and isinstance(kind.default, str) else owner.__name__

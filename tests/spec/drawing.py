@@ -1,0 +1,125 @@
+"""Random legal attentions and models, for hypothesis."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from attentune.errors import SpecError
+from attentune.mechanisms import registry
+from attentune.spec.attention import AttentionSpec
+from attentune.spec.model import FeedForwardSpec, LayerSpec, ModelSpec
+from attentune.spec.slots import Mask
+
+
+def make(slot: str, kind: str, **fields: object) -> object:
+    return registry.find(slot, kind)(**fields)  # type: ignore[call-arg]
+
+
+small = st.integers(1, 9)
+positive = st.floats(1e-6, 1e6, allow_nan=False)
+heads = st.one_of(
+    st.builds(lambda n: make("heads", "multi_head", heads=n), st.sampled_from([1, 2, 4])),
+    st.builds(lambda n: make("heads", "multi_query", heads=n), st.sampled_from([1, 2, 4])),
+    st.builds(
+        lambda n, g: make("heads", "grouped", heads=n * g, groups=g), st.sampled_from([1, 2]), st.sampled_from([1, 2])
+    ),
+    st.builds(lambda n, r: make("heads", "latent", heads=n, rank=r, rotary=4), st.sampled_from([1, 2]), small),
+)
+plain_masks = st.one_of(
+    st.sampled_from([make("mask", "causal"), make("mask", "full")]),
+    st.builds(lambda n: make("mask", "window", window=n), small),
+    st.builds(lambda n: make("mask", "sink", keys=n), small),
+    st.builds(lambda n: make("mask", "prefix", length=n), st.none() | small),
+)
+masks: st.SearchStrategy[Mask] = st.recursive(  # type: ignore[assignment]
+    plain_masks,
+    lambda inner: st.one_of(
+        st.builds(lambda a, b: a & b, inner, inner),
+        st.builds(lambda a, b: a | b, inner, inner),
+        st.builds(lambda a: ~a, inner),
+    ),
+    max_leaves=6,
+)
+similarities = st.one_of(
+    st.builds(lambda scale: make("similarity", "scaled_dot", scale=scale), st.none() | positive),
+    st.just(make("similarity", "additive")),
+)
+positions = st.one_of(
+    st.none(),
+    st.just(make("position", "alibi")),
+    st.builds(
+        lambda b, f: make("position", "rotary", base=b, fraction=f), st.floats(1.5, 1e6), st.sampled_from([0.5, 1.0])
+    ),
+    st.builds(
+        lambda n, b: make("position", "t5", buckets=8 * n, max_distance=64 * n, bidirectional=b), small, st.booleans()
+    ),
+)
+scores = st.lists(
+    st.one_of(
+        st.just(make("scores", "qk_norm")),
+        st.just(make("scores", "residual_scores")),
+        st.builds(lambda c: make("scores", "soft_cap", cap=c), positive),
+        st.builds(lambda v, b: make("scores", "temperature", value=v, learned=b), positive, st.booleans()),
+    ),
+    max_size=3,
+).map(tuple)
+normalizers = st.sampled_from([make("normalizer", kind) for kind in ("softmax", "softmax_off_by_one", "entmax15")])
+mixes = st.sampled_from([None, make("head_mix", "talking_heads")])
+selectors = st.none() | st.builds(lambda b, t: make("selector", "top_k_blocks", block=b, top=t), small, small)
+combines = st.sampled_from([(), (make("combine", "gate"),), (make("combine", "gate", per="element"),)])
+memories = st.none() | st.builds(lambda n: make("memory", "transformer_xl", length=n), small)
+
+
+@st.composite
+def attentions(draw: st.DrawFn) -> AttentionSpec:
+    """An attention that breaks no rule; where a draw breaks one, its rarer slots are left out."""
+    fields = {
+        "heads": draw(heads),
+        "similarity": draw(similarities),
+        "position": draw(positions),
+        "mask": draw(masks),
+        "scores": draw(scores),
+        "normalizer": draw(normalizers),
+        "head_mix": draw(mixes),
+        "selector": draw(selectors),
+        "combine": draw(combines),
+        "memory": draw(memories),
+    }
+    for dropped in ((), ("memory", "selector"), ("scores", "position"), ("scores", "position", "memory", "selector")):
+        kept = {name: held for name, held in fields.items() if name not in dropped}
+        try:
+            return AttentionSpec(**kept)
+        except SpecError:
+            continue
+    raise AssertionError("heads, similarity, mask, normalizer, head_mix and combine always go together")
+
+
+@st.composite
+def models(draw: st.DrawFn) -> ModelSpec:
+    """A model of one or two different layers."""
+    branches = draw(st.sampled_from([(), (make("branches", "lstm"),)]))
+    cross = draw(st.sampled_from([None, AttentionSpec(heads=make("heads", "multi_head", heads=2), **NEUTRAL)]))
+    several = tuple(
+        LayerSpec(attention=one.replace(memory=None, scores=()), branches=branches, cross=cross)
+        for one in draw(st.lists(attentions(), min_size=1, max_size=2))
+    )
+    return ModelSpec(
+        vocab_size=draw(small),
+        width=16,
+        depth=draw(st.integers(2, 5)),
+        layers=several,
+        feed_forward=FeedForwardSpec(
+            name=draw(st.sampled_from(["gelu", "relu2", "swiglu", "none"])), hidden=draw(st.none() | small)
+        ),
+        norm=draw(st.sampled_from(["layer", "rms", "batch"])),
+        dropout=draw(st.floats(0, 0.99)),
+        logit_soft_cap=draw(st.none() | positive),
+        tie_embeddings=draw(st.booleans()),
+    )
+
+
+NEUTRAL = {
+    "similarity": make("similarity", "scaled_dot"),
+    "mask": make("mask", "full"),
+    "normalizer": make("normalizer", "softmax"),
+}
