@@ -52,14 +52,15 @@ class Reporter:
     """Where a running trial reports its losses, and asks whether to go on."""
 
     def __init__(self, study: optuna.Study, trial: Trial, *, prunes: bool) -> None:
-        self._study, self._trial, self._prunes = study, trial, prunes
+        self._trial, self._prunes = trial, prunes
+        self._known = dict(study._storage.get_trial(trial._trial_id).intermediate_values)
 
     def __call__(self, step: int, loss: float) -> bool:
         """Stores the validation `loss` after `step` steps; True where the trial should end."""
-        known = self._study._storage.get_trial(self._trial._trial_id).intermediate_values
-        if step not in known:
+        if step not in self._known:
             self._trial.report(loss, step)
-        return self._prunes and step >= max(known, default=0) and self._trial.should_prune()
+            self._known[step] = loss
+        return self._prunes and step == max(self._known) and self._trial.should_prune()
 
 
 class Book:
@@ -69,6 +70,7 @@ class Book:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.seed = folder, seed
         with storage_errors(folder / DATABASE):
+            folder.mkdir(parents=True, exist_ok=True)
             try:
                 self._storage = RDBStorage(f"sqlite:///{(folder / DATABASE).resolve()}")
                 self._studies = {study.study_name: study.study_name for study in self._storage.get_all_studies()}

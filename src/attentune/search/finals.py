@@ -24,7 +24,7 @@ from attentune.search.book import Outcome
 from attentune.search.recipe import Recipe, model_spec
 from attentune.search.result import ArmResult, Difference, StageResult
 from attentune.search.runner import Job
-from attentune.search.runs import LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs, piece
+from attentune.search.runs import INTERIM_COST, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs, piece
 from attentune.search.stages import Contender, Found
 from attentune.search.wording import signed
 
@@ -151,7 +151,10 @@ def _plan(
             held = sum(len(part) for part in (runs.corpus.train, runs.corpus.validation)) / max(1, spec.folds)
             size = held if spec.folds else len(runs.corpus.validation)
             slower = _step_seconds(runs, name, found, candidate) / speed.step_seconds
-            return slower * (steps * speed.step_seconds + size * speed.evaluation_seconds) + speed.trial_seconds
+            return (
+                slower * (INTERIM_COST * steps * speed.step_seconds + size * speed.evaluation_seconds)
+                + speed.trial_seconds
+            )
 
         if runs.budget.seconds is not None:
             left = runs.budget.seconds * (1 - RESERVE_SHARE) - RESERVE_SECONDS - runs.elapsed

@@ -108,7 +108,7 @@ def run_trial(
         result = train(model, job.corpus, run, folder=job.folder, on_evaluation=on_evaluation, progress=trained)
         if result.final is not None and not math.isfinite(result.final.nats_per_token):
             return without_loss("failed", "the validation loss is not finite", count)
-        costs = _costs(described, spec.batch, spec.context, device)
+        costs = None if result.stopped else _costs(described, spec.batch, spec.context, device)
         parts = () if result.stopped else loss_by_position(model, job.corpus, spec.context)
     except (TrainingError, SpecError, KernelError) as error:
         return without_loss("failed", str(error), count)
@@ -121,8 +121,8 @@ def run_trial(
         seeds=(job.label,),
         seconds=time.perf_counter() - started,
         parameters=count,
-        latency_ms=costs.latency_ms,
-        peak_bytes=costs.peak_bytes,
+        latency_ms=None if costs is None else costs.latency_ms,
+        peak_bytes=None if costs is None else costs.peak_bytes,
         reason=reason,
         **_scores(result, run.tokens_per_step),
     )

@@ -28,6 +28,7 @@ from attentune.training.loop import train
 
 CALIBRATION_STEPS = 30
 MIXTURE = 1.35  # candidates cost about this much more time a step than the baseline, averaged over the default space
+INTERIM_COST = 1.06  # what evaluations on the way add to the time of a step
 UNPRUNED_SHARE = 0.8  # of the planned steps, what is left after pruning
 RESERVE_SECONDS = 14.0  # for deployment: a fresh process, pictures, report
 RESERVE_SHARE = 0.04
@@ -200,7 +201,7 @@ class Runs:
             assert self.budget.seconds is not None
             each = (share * self.budget.seconds - self.elapsed) / runs / MIXTURE
             each -= speed.trial_seconds + speed.evaluation_seconds * len(self.search_corpus.validation)
-            return max(LEAST_STEPS, int(each / speed.step_seconds / UNPRUNED_SHARE))
+            return max(LEAST_STEPS, int(each / (INTERIM_COST * speed.step_seconds) / UNPRUNED_SHARE))
 
         return int(self.book.decided("search steps", decide))
 
