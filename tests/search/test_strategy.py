@@ -96,9 +96,7 @@ def test_between_rungs_nothing_is_pruned() -> None:
     study = optuna.create_study(pruner=Halving(10))
     for loss in (1.0, 2.0, 3.0):
         study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE, value=0.0, intermediate_values=dict.fromkeys(range(1, 10), loss)
-            )
+            create_trial(state=TrialState.COMPLETE, value=0.0, intermediate_values=dict.fromkeys(range(1, 10), loss))
         )
     trial = study.ask()
     for step in (1, 2, 4, 5, 6, 8, 9):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from attentune.data.batches import IGNORED, validation_batches
 from attentune.data.corpus import Corpus
-from attentune.errors import AttentuneError, KernelError, SpecError, TrainingError
+from attentune.errors import AttentuneError, CheckpointError, KernelError, SpecError, StorageError
 from attentune.evaluation.cost import median_seconds, parameter_count, training_cost
 from attentune.models.build import build
 from attentune.models.decoder import Decoder
@@ -110,8 +110,13 @@ def run_trial(
             return without_loss("failed", "the validation loss is not finite", count)
         costs = None if result.stopped else _costs(described, spec.batch, spec.context, device)
         parts = () if result.stopped else loss_by_position(model, job.corpus, spec.context)
-    except (TrainingError, SpecError, KernelError) as error:
+    except (StorageError, CheckpointError):
+        raise
+    except AttentuneError as error:
         return without_loss("failed", str(error), count)
+    except Exception as error:  # a mechanism with a bug must not end a study of hours
+        reason = " ".join(str(error).split()) or "no message"
+        return without_loss("failed", f"{type(error).__name__}: {reason[:300]}", count)
     record = TrialRecord(
         number=number,
         stage=job.stage,

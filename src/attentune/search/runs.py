@@ -56,7 +56,6 @@ class Runs:
         self.planned = 0
         self._earlier = float(book.noted("elapsed", 0.0))
         self._begun = time.perf_counter()
-        self._base_record: TrialRecord | None = None
 
     @property
     def elapsed(self) -> float:
