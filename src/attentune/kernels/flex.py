@@ -20,6 +20,10 @@ from attentune.shapes import Tensor
 from attentune.spec.positions import Positions
 from attentune.spec.slots import Bias, ElementwiseScore
 
+# Numbers such as a cap are constants of the generated code. Every spec, on a CPU every length, is compiled apart; past
+# the limit PyTorch would run unfused in silence, so that it is made high and an error.
+LIMITS = {"specialize_float": True, "recompile_limit": 512, "fail_on_recompile_limit_hit": True}
+
 
 @final
 class Flex:
@@ -144,14 +148,15 @@ def _run_compiled(*operands: Tensor, **options: Any) -> Any:
     attend: Callable[..., Any] = flex_attention
     if torch.compiler.is_compiling():
         return attend(*operands, **options)
-    # Lengths stay open, but numbers such as a cap must be constants: the generated code cannot read them from tensors.
-    with torch._dynamo.config.patch(specialize_float=True):
-        return _compiled()(*operands, **options)
+    # With more than ten open sizes, the code that PyTorch 2.13 generates for a CPU confuses their names: ks1 and ks15.
+    dynamic = operands[0].device.type != "cpu"
+    with torch._dynamo.config.patch(LIMITS):
+        return _compiled(dynamic)(*operands, **options)
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=True)
+def _compiled(dynamic: bool) -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=dynamic)
 
 
 @cache
