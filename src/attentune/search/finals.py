@@ -21,11 +21,11 @@ from attentune.data.corpus import Corpus
 from attentune.errors import SpecError, StudyError
 from attentune.search.analysis import difference
 from attentune.search.book import Outcome
+from attentune.search.contenders import Contender, Found
 from attentune.search.recipe import Recipe, model_spec
 from attentune.search.result import ArmResult, Difference, StageResult
 from attentune.search.runner import Job
 from attentune.search.runs import INTERIM_COST, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs, piece
-from attentune.search.stages import Contender, Found
 from attentune.search.wording import signed
 
 

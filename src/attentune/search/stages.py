@@ -17,40 +17,18 @@ with paired seeds what it is worth.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-
-from optuna.distributions import CategoricalDistribution
 
 from attentune.errors import StudyError
 from attentune.search.book import Outcome
-from attentune.search.recipe import Recipe, holds_several, joined
-from attentune.search.result import StageResult, TrialRecord, TrialStage
+from attentune.search.contenders import Contender, Found, best_of
+from attentune.search.recipe import Recipe
+from attentune.search.result import StageResult, TrialStage
 from attentune.search.runs import Runs
+from attentune.search.slots import combinations, screen
 from attentune.search.space import ADAPTIVITY, LONG_RANGE
 from attentune.search.strategy import Parameters, given_parameters, tuned, tuning_distributions
-from attentune.search.wording import constraint_text, loss_text, signed
-
-NEAR = 0.01  # nats per token that a value may lie behind to be tried again in combinations
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A recipe with its trial."""
-
-    recipe: Recipe
-    outcome: Outcome
-
-
-@dataclass
-class Found:
-    """What the search has found so far."""
-
-    tuned: Contender  # the baseline at its best
-    incumbent: Contender  # the best of all, which may be the tuned baseline
-    tried: dict[Recipe, Outcome] = field(default_factory=dict)
-    close: dict[str, tuple[str, float]] = field(default_factory=dict)  # slot -> (another value, how far behind)
+from attentune.search.wording import constraint_text, loss_text
 
 
 def objective(runs: Runs) -> Found:
@@ -61,7 +39,7 @@ def objective(runs: Runs) -> Found:
     steps = runs.search_steps()
     runs.planned = runs.search_runs() + 6 * len(spec.pairs)
     contenders = _tuning(runs, "tuned baseline", "objective", "baseline", runs.base, first=None)
-    best = _best(runs, contenders)
+    best = best_of(runs, contenders)
     if best is None:
         reasons = "; ".join(dict.fromkeys(one.outcome.record.reason or "a bound is broken" for one in contenders))
         raise StudyError(
@@ -88,7 +66,7 @@ def adaptivity(runs: Runs, found: Found) -> None:
 def long_range(runs: Runs, found: Found) -> None:
     """Positions, masks, and what reaches beyond the window; then combinations; then whether the context pays."""
     runs.progress.stage_started("long range", "candidates for position, mask and reach, then combinations")
-    _slots(runs, found, "long range", LONG_RANGE, extra=lambda: _combinations(runs, found))
+    _slots(runs, found, "long range", LONG_RANGE, extra=lambda: combinations(runs, found))
 
 
 def parameters(runs: Runs, found: Found) -> Contender | None:
@@ -99,11 +77,11 @@ def parameters(runs: Runs, found: Found) -> Contender | None:
         _over(runs, "parameters", "No candidate could be trained, so there was nothing to tune.", "the baseline stays")
         return None
     contenders = _tuning(runs, "tuned candidate", "parameters", "candidate", candidate.recipe, first=candidate.outcome)
-    best = _best(runs, contenders) or candidate
+    best = best_of(runs, contenders) or candidate
     returned = found.tuned.recipe.replace(settings=best.recipe.settings, shape=best.recipe.shape)
     if returned not in found.tried:
         outcome = runs.trial(
-            "tuned candidate", "tuned baseline/return", "parameters", "baseline", returned, steps=runs.search_steps()
+            "tuned baseline", "tuned baseline/return", "parameters", "baseline", returned, steps=runs.search_steps()
         )
         found.tried[returned] = outcome
         if runs.score(outcome) < runs.score(found.tuned.outcome):
@@ -122,7 +100,7 @@ def best_candidate(runs: Runs, found: Found) -> Contender | None:
     if found.incumbent.recipe.slots != runs.base.slots:
         return found.incumbent
     others = [Contender(recipe, one) for recipe, one in found.tried.items() if recipe.slots != runs.base.slots]
-    return _best(runs, others)
+    return best_of(runs, others)
 
 
 def _tuning(
@@ -160,7 +138,7 @@ def _slots(
     decisions, skipped = [], 0
     for slot, texts in runs.spec.space().items():
         if slot in slots:
-            change, left_out = _screen(runs, found, stage, slot, texts)
+            change, left_out = screen(runs, found, stage, slot, texts)
             skipped += left_out
             if change:
                 decisions.append(change)
@@ -177,116 +155,6 @@ def _slots(
     _over(runs, stage, summary, "; ".join(decisions) or "nothing gained more than the margin")
 
 
-def _screen(runs: Runs, found: Found, stage: TrialStage, slot: str, texts: tuple[str, ...]) -> tuple[str, int]:
-    """Tries every candidate of a slot on the incumbent; says what was kept, and how many had no room."""
-    start, skipped = found.incumbent, 0
-    start_score = runs.score(start.outcome)
-    gains: dict[str, float] = {}
-    best = start
-    for text in texts:
-        if text == start.recipe.value(slot):
-            continue
-        contender = _try(runs, found, stage, slot, start.recipe.holding(slot, text))
-        if contender is None:
-            skipped += 1
-            continue
-        gains[text] = start_score - runs.score(contender.outcome)
-        if runs.score(contender.outcome) < runs.score(best.outcome) - (runs.spec.margin if best is start else 0):
-            best = contender
-    if holds_several(slot):
-        ranked = sorted(
-            (text for text, gain in gains.items() if gain > runs.spec.margin), key=lambda text: -gains[text]
-        )
-        for text in ranked[1:]:
-            recipe = best.recipe.holding(slot, joined(slot, best.recipe.value(slot), text, texts))
-            contender = None if recipe == best.recipe else _try(runs, found, stage, slot, recipe)
-            if contender is not None and runs.score(contender.outcome) < runs.score(best.outcome) - runs.spec.margin:
-                best = contender
-    found.incumbent = best
-    final = best.recipe.value(slot)
-    behind = {text: runs.score(best.outcome) - start_score + gain for text, gain in gains.items() if text != final}
-    behind = {text: -gap for text, gap in behind.items() if math.isfinite(gap)}
-    if best is not start:
-        behind[start.recipe.value(slot)] = start_score - runs.score(best.outcome)
-    if behind:
-        nearest = min(behind, key=lambda text: behind[text])
-        if behind[nearest] <= NEAR:
-            found.close[slot] = (nearest, behind[nearest])
-    if best is start:
-        return "", skipped
-    gained = start_score - runs.score(best.outcome)
-    return f"{slot}: {start.recipe.value(slot)} -> {final} ({signed(gained)})", skipped
-
-
-def _try(runs: Runs, found: Found, stage: TrialStage, slot: str, recipe: Recipe) -> Contender | None:
-    """One trial of a candidate; None where the budget has no room for it."""
-    key = f"screening/{slot}/{recipe.value(slot)}"
-    if not runs.has_room(key, later=runs.spec.tuning.trials):
-        return None
-    steps, rivals = runs.search_steps(), [found.incumbent.outcome.record]
-    outcome = runs.trial(f"screening {slot}", key, stage, "candidate", recipe, steps=steps, rivals=rivals)
-    found.tried[recipe] = outcome
-    return Contender(recipe, outcome)
-
-
-def _combinations(runs: Runs, found: Found) -> str:
-    """Values that came close, tried again on the incumbent: first one by one, then as the sampler draws them."""
-    start, close = found.incumbent, found.close
-    if not close:
-        return ""
-    space = {slot: CategoricalDistribution((start.recipe.value(slot), other)) for slot, (other, _) in close.items()}
-    single = (
-        sorted(close, key=lambda slot: close[slot][1]) if len(found.incumbent.recipe.changed_slots(runs.base)) else []
-    )
-    best = start
-    for index in range(runs.spec.combinations):
-        key = f"combinations/{index}"
-        if not runs.has_room(key, later=runs.spec.tuning.trials):
-            break
-        given: Parameters | None = None
-        if index < len(single):
-            given = {slot: start.recipe.value(slot) for slot in close}
-            given[single[index]] = close[single[index]][0]
-        made: list[Recipe] = []
-
-        def make(number: int, parameters: Parameters, made: list[Recipe] = made) -> Recipe | Outcome:
-            recipe = start.recipe
-            for slot in close:
-                recipe = recipe.holding(slot, str(parameters[slot]))
-            made.append(recipe)
-            known = found.tried.get(recipe)
-            return recipe if known is None else _repeated(number, known.record)
-
-        outcome = runs.trial(
-            "combinations",
-            key,
-            "long range",
-            "candidate",
-            make,
-            distributions=space,
-            given=given,
-            steps=runs.search_steps(),
-            rivals=[start.outcome.record],
-        )
-        if not made:
-            make(outcome.record.number, runs.book.parameters(key))
-        found.tried.setdefault(made[-1], outcome)
-        if runs.score(outcome) < runs.score(best.outcome) - (runs.spec.margin if best is start else 0):
-            best = Contender(made[-1], outcome)
-    found.incumbent = best
-    if best is start:
-        return ""
-    slots = best.recipe.changed_slots(start.recipe)
-    return "together: " + ", ".join(f"{slot}={best.recipe.value(slot)}" for slot in slots)
-
-
-def _repeated(number: int, known: TrialRecord) -> Outcome:
-    """A drawn combination that was trained before: it is not trained again, and counts once."""
-    reason = f"the same as trial {known.number}"
-    changes = {"number": number, "stage": "long range", "status": "pruned", "tokens": 0, "seconds": 0.0, "curve": ()}
-    return Outcome(known.replace(**changes, reason=reason))
-
-
 def context_text(found: Found) -> str:
     """Whether the context pays: how far the loss falls from the start of the context to its end."""
     parts = []
@@ -301,11 +169,6 @@ def context_text(found: Found) -> str:
                 f"is worth {late:+.3f} nats"
             )
     return f"Whether the context pays: {'; '.join(parts)}." if parts else ""
-
-
-def _best(runs: Runs, contenders: list[Contender]) -> Contender | None:
-    possible = [one for one in contenders if math.isfinite(runs.score(one.outcome))]
-    return min(possible, key=lambda one: (runs.score(one.outcome), one.outcome.record.number), default=None)
 
 
 def _settings_text(recipe: Recipe) -> str:
