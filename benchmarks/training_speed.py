@@ -146,9 +146,8 @@ def main() -> None:
     for own in ("attentune", "attentune, biases", "attentune, compiled"):
         print(f"{own}: {rates[own][0] / eager[fastest]:.2f}x the fastest eager peer ({fastest})")
     fastest = max(peers, key=lambda name: peers[name])
-    print(
-        f"attentune, compiled: {rates['attentune, compiled'][0] / peers[fastest]:.2f}x the fastest peer of all ({fastest})"
-    )
+    ratio = rates["attentune, compiled"][0] / peers[fastest]
+    print(f"attentune, compiled: {ratio:.2f}x the fastest peer of all ({fastest})")
     if arguments.json:
         arguments.json.write_text(json.dumps(rates, indent=1))
 
