@@ -57,10 +57,12 @@ class Reporter:
 
     def __call__(self, step: int, loss: float) -> bool:
         """Stores the validation `loss` after `step` steps; True where the trial should end."""
+        if not self._prunes:
+            return False
         if step not in self._known:
             self._trial.report(loss, step)
             self._known[step] = loss
-        return self._prunes and step == max(self._known) and self._trial.should_prune()
+        return step == max(self._known) and self._trial.should_prune()
 
 
 class Book:

@@ -125,7 +125,7 @@ class TuningSpace(Frozen):
     optimizers: Annotated[tuple[Optimizer, ...], Field(min_length=1)] = ("adamw",)
     learning_rates: dict[Optimizer, tuple[Positive, Positive]] = LEARNING_RATES  # searched on a logarithmic scale
     schedules: Annotated[tuple[Schedule, ...], Field(min_length=1)] = ("cosine", "wsd")
-    warmups: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.05,)
+    warmups: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1,)
     clips: Annotated[tuple[Clip, ...], Field(min_length=1)] = ("norm",)
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
     shapes: tuple[str, ...] = ()  # such as "128x4/4", beside the model's own; parameters stay equal
