@@ -15,7 +15,8 @@ from models.probes import PROBES
 
 def check(text: str, changes: dict[str, object], backend: str) -> None:
     torch.compiler.reset()
-    model = decoder(text, **changes).train()
+    between_layers = "residual_scores" in text or "share" in changes
+    model = decoder(text, depth=2 if between_layers else 1, **changes).train()
     ids = tokens(2, 9)
     model.zero_grad()
     loss_of(model, ids).backward()

@@ -17,6 +17,8 @@ from attentune.spec.value import Frozen
 from spec.drawing import attentions, masks, models
 from spec.schema import complaints
 
+# The run-time checks of shapes draw random items of containers, which concerns no example here.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 often = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 seldom = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SCHEMAS = {cls: json_schema(cls, registry) for cls in (AttentionSpec, LayerSpec, ModelSpec, RunSpec)}
