@@ -15,7 +15,7 @@ KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (SDPA(), Flex(),
 # Rough rates of two CPU cores and of an accelerator: operations and bytes a second, and seconds a call costs anyhow.
 RATES = {"cpu": (1e11, 1e10), "cuda": (1e14, 2e12)}
 OVERHEAD = {"sdpa": 2e-5, "flex": 1.5e-4, "reference": 1e-4}
-COMPILE_BREAK_EVEN = 2**26  # query-key pairs below which compiling flex on a CPU costs more than it saves
+COMPILE_SECONDS = 1.5  # a call's share of compiling flex on a CPU: half a minute for each length, used some 20 times
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Plan:
         """One line on a kernel that was not chosen."""
         if name in self.refusals:
             return "; ".join(map(str, self.refusals[name]))
-        if name == "flex" and self.request.device == "cpu" and self.request.pairs < COMPILE_BREAK_EVEN:
-            return "able, but compiling it costs more than it saves at this size"
+        if name == "flex" and self.request.device == "cpu":
+            return "able, but compiling it anew for each length, as a CPU must, costs more than it saves"
         return f"able, but predicted {self.seconds[name] / max(self.seconds[self.choice], 1e-12):.2g}x the time"
 
     def explain(self) -> str:
@@ -76,6 +76,6 @@ def plan(request: Request, kernel: str = "auto") -> Plan:
 def _seconds(name: str, cost: Cost, request: Request) -> float:
     operations, moved = RATES["cpu" if request.device == "cpu" else "cuda"]
     seconds = OVERHEAD[name] + max(cost.operations / operations, cost.bytes / moved)
-    if name == "flex" and request.device == "cpu" and request.pairs < COMPILE_BREAK_EVEN:
-        seconds += 30.0  # the compiler's
+    if name == "flex" and request.device == "cpu":
+        seconds += COMPILE_SECONDS
     return seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import nn
@@ -58,7 +58,7 @@ class AttentionOutput:
 class Attention(nn.Module):
     """`spec` at a model width. Parameters are named `<slot>.<i>.<name>`.
 
-    `bind` chooses the kernels; it is called when the module is made, and again after moving it to
+    `bind` chooses the kernels; it is called when the module is made, and again when it is moved to
     another device or dtype.
     """
 
@@ -104,7 +104,7 @@ class Attention(nn.Module):
         A kernel asked for by name must support everything that this module may be asked for while it trains
         and predicts on full rows; where only other layouts are beyond it, they are planned by `auto`.
         """
-        self.kernel, self.device = kernel, device
+        self.kernel, self.device, self.dtype = kernel, device, dtype
         self.plans = {}
         own = LayoutKind.CROSS if self.cross else LayoutKind.PLAIN
         for layout in LayoutKind:
@@ -132,6 +132,14 @@ class Attention(nn.Module):
                         if kernel == "flex" and device == "cpu" and needs_grad:
                             name = "auto"  # forward only there: training is planned apart, and `explain` shows it
                         self.plans[layout, needs_grad, drop, bucket] = plan(request, name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `.to()`, `.cuda()` and `.double()` call: kernels are chosen anew where device or dtype changed."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        held = next(self.parameters(), None)
+        if held is not None and (held.device.type, held.dtype) != (self.device, self.dtype):
+            self.bind(kernel=self.kernel, device=held.device.type, dtype=held.dtype)
+        return self
 
     def forward(
         self,

@@ -101,7 +101,6 @@ def load_model(folder: str | Path) -> LoadedModel:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} is damaged: {error}") from None
     _fill(model, tensors, weights)
-    model.bind()
     return LoadedModel(model.eval(), place, config)
 
 

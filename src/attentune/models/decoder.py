@@ -72,9 +72,9 @@ class Decoder(nn.Module):
         """Whether training hands a state from segment to segment."""
         return self.remembers
 
-    def bind(self, *, kernel: str = "auto", device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
-        """Choose the kernels of every attention for a device and dtype; by default where the parameters are."""
-        device = device or self.embedding.table.device.type
+    def bind(self, *, kernel: str = "auto", device: str | None = None, dtype: torch.dtype | None = None) -> None:
+        """Choose the kernels of every attention for a device and dtype; by default those of the parameters."""
+        device, dtype = device or self.embedding.table.device.type, dtype or self.embedding.table.dtype
         for module in self.modules():
             if isinstance(module, Attention):
                 module.bind(kernel=kernel, device=device, dtype=dtype)

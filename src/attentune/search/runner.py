@@ -78,8 +78,6 @@ def run_trial(
         settings = {**settings, "attention": _raw(job.recipe), **job.recipe.flat()}
         described = model_spec(job.recipe, spec, vocab_size=job.corpus.vocab_size)
         model = build(described, seed=job.seed).to(device)
-        if device != "cpu":
-            model.bind()
     except (SpecError, KernelError) as error:
         return without_loss("refused", str(error))
     settings = {
@@ -139,8 +137,7 @@ def trained_model(job: Job, spec: StudySpec, *, device: str = "cpu") -> Decoder:
     model = build(model_spec(job.recipe, spec, vocab_size=job.corpus.vocab_size), seed=job.seed).to(device)
     run = run_spec(job.recipe, spec, steps=job.steps, seed=job.seed)
     train(model, job.corpus, run, folder=job.folder)  # which is over, and only restored
-    model.to("cpu").bind()
-    return model.eval()
+    return model.to("cpu").eval()
 
 
 @dataclass(frozen=True)
@@ -155,8 +152,6 @@ class Costs:
 def _costs(described: ModelSpec, batch: int, context: int, device: str) -> Costs:
     """Measured once for every model, with untrained weights, which cost the same."""
     model = build(described, seed=0).to(device).eval()
-    if device != "cpu":
-        model.bind()
     cost = training_cost(model, vocab_size=described.vocab_size, batch=batch, context=context, repeats=1)
     return Costs(token_latency(model, context), cost.peak_bytes)
 

@@ -82,7 +82,7 @@ class RunSpec(Frozen):
     schedule: ScheduleSpec = ScheduleSpec()
     clip: ClipSpec = ClipSpec()
     regularizer: RegularizerSpec = RegularizerSpec()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, fp32 on a CPU
     compile: bool = False
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=250, ge=1)  # steps

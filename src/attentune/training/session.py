@@ -34,6 +34,7 @@ class Session:
     def __init__(self, model: nn.Module, corpus: Corpus, run: RunSpec, folder: Path | None) -> None:
         self.model, self.corpus, self.run, self.folder = model, corpus, run, folder
         self.device = device = next(model.parameters()).device
+        self.numbers = resolved_precision(run.precision, device)
         self.optimizer = build_optimizer(model, run.optimizer)
         self.watch = StepWatch(losses=[], norms=[], device=device, broken=self._broken)
         self.has_memory = bool(getattr(model, "has_memory", False))
@@ -57,7 +58,7 @@ class Session:
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which the model runs forward."""
-        if self.run.precision == "bf16":
+        if self.numbers == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
@@ -95,7 +96,7 @@ class Session:
         """What must be the same for a resumption; how often checkpoints are written does not matter."""
         spec = getattr(self.model, "spec", None)
         return {
-            "run": self.run.model_dump(mode="json", exclude={"checkpoint_every"}),
+            "run": {**self.run.model_dump(mode="json", exclude={"checkpoint_every"}), "precision": self.numbers},
             "model": spec.model_dump(mode="json") if spec is not None else {"class": type(self.model).__qualname__},
             "data": {"fingerprint": str(self.corpus.fingerprint)},
         }
@@ -197,9 +198,16 @@ class Session:
         cause = likely_cause(
             self.model,
             rerun=rerun,
-            precision=run.precision,
+            precision=self.numbers,
             learning_rate=run.optimizer.learning_rate * share,
             norms=self.watch.norms,
         )
         kept = f"; the last good checkpoint is in {self.folder}" if self.folder is not None else ""
         raise TrainingError(f"step {step}: the {what} is not finite: {cause}{kept}")
+
+
+def resolved_precision(precision: str, device: torch.device) -> str:
+    """`fp32` or `bf16`: what `auto` means on `device`. Without matrix units for it, bf16 is slower on a CPU."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
