@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from sqlalchemy.event import listen
 
-from attentune.errors import StudyError
+from attentune.errors import StorageError, StudyError
 from attentune.search.book import Book, Outcome, Reporter
 from attentune.search.ledger import read_ledger
 from attentune.search.result import Status, TrialRecord
@@ -150,3 +153,44 @@ def test_a_damaged_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"SQLite format 3\0" + b"\7" * 4000)
     with pytest.raises(StudyError, match=r"study.db is not the database of a study, or is damaged"):
         Book(tmp_path, seed=0)
+
+
+def test_a_ledger_that_a_kill_kept_from_its_last_row_is_completed(tmp_path: Path) -> None:
+    book = Book(tmp_path, seed=0)
+    book.trial("phase", "a", lambda number, parameters, report: outcome(number, 2.0), steps=1)
+    book.close()
+    (tmp_path / "ledger.csv").unlink()
+    Book(tmp_path, seed=0).close()
+    assert [record.loss for record in read_ledger(tmp_path / "ledger.csv")] == [2.0]
+
+
+def test_a_damaged_outcome_is_one_line(tmp_path: Path) -> None:
+    book = Book(tmp_path, seed=0)
+    book.trial("phase", "a", lambda number, parameters, report: outcome(number, 2.0), steps=1)
+    book.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute("update trial_user_attributes set value_json = '\"{}\"' where key = 'outcome'")
+    with pytest.raises(StudyError, match=r"study.db is not the database of a study, or is damaged"):
+        Book(tmp_path, seed=0)
+
+
+def test_a_full_disk_is_a_storage_error_wherever_it_strikes(tmp_path: Path) -> None:
+    book = Book(tmp_path, seed=0)
+
+    def fill(connection: sqlite3.Connection, record: object) -> None:
+        pages = connection.execute("pragma page_count").fetchone()[0]
+        connection.execute(f"pragma max_page_count = {pages}")
+
+    listen(book._storage.engine, "connect", fill)
+    book._storage.engine.dispose()
+    with pytest.raises(StorageError, match=r"study.db: no space left on the disk"):
+        book.note("much", "x" * 1_000_000)
+
+    def losses(number: int, parameters: Parameters, report: Reporter) -> Outcome:
+        for step in range(1, 3000):
+            report(step, 1.0)
+        raise AssertionError("the disk was not full")
+
+    with pytest.raises(StorageError, match=r"study.db: no space left on the disk"):
+        book.trial("decisions", "a", losses, steps=10)
+    book.close()

@@ -109,3 +109,9 @@ def test_every_slot_of_the_default_space_belongs_to_a_stage() -> None:
     assert set(default_candidates(64)) <= {*ADAPTIVITY, *LONG_RANGE}
     assert {*ADAPTIVITY, *LONG_RANGE} == set(SLOTS)
     assert list(StudySpec().space()) == [slot for slot in (*ADAPTIVITY, *LONG_RANGE) if slot in default_candidates(64)]
+
+
+def test_the_finals_may_not_use_the_seed_of_the_search() -> None:
+    with pytest.raises(SpecError, match=r"seeds: 1003 is the seed of the search"):
+        StudySpec(seed=3, seeds=(1, 2, 1003))
+    assert StudySpec(seed=4, seeds=(1, 2, 1003)).seeds == (1, 2, 1003)

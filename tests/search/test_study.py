@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from attentune.errors import StudyError
+from attentune.errors import SpecError, StudyError
 from attentune.models.checkpoint import load_model
 from attentune.search.ledger import read_ledger
 from attentune.search.progress import Quiet
 from attentune.search.result import STAGES, Scalar, StageResult, StudyResult, TrialRecord
-from attentune.search.space import ObjectiveSpec, StudySpec, read_study
+from attentune.search.space import ModelSizes, ObjectiveSpec, StudySpec, read_study
 from attentune.search.study import optimize
 from search.tiny_study import tiny_spec, write_text
 
@@ -184,6 +184,21 @@ def test_a_foreign_database_is_refused(text: Path, tmp_path: Path) -> None:
     (tmp_path / "study.db").write_text("no database at all, but long enough to be looked at " * 100)
     with pytest.raises(StudyError, match=r"study.db is not the database of a study"):
         optimize(tiny_spec(text), out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"baseline": "heads=multi_head, position=rotray"}, "did you mean 'rotary'"),
+        ({"model": ModelSizes(width=15, depth=1, heads=2)}, "heads must divide the width"),
+    ],
+)
+def test_a_mistake_in_the_baseline_does_not_claim_the_folder(
+    text: Path, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SpecError, match=says):
+        optimize(tiny_spec(text, **changes), out=tmp_path)
+    assert not (tmp_path / "study.db").exists()
 
 
 def test_bad_candidates_and_settings_are_recorded_and_do_not_stop_the_study(text: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _ADVICE = {
     errno.EFBIG: "the file would exceed the largest size allowed here; write elsewhere",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "operation not permitted; choose a folder that you may write to",
+    errno.ENOENT: "it cannot be made there; choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EISDIR: "a folder of that name is in the way; choose another name",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",

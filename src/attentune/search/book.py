@@ -8,8 +8,11 @@ and drawn again from the same seed, to the same parameters.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,10 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from attentune.errors import StudyError
-from attentune.models.storage import storage_errors
+from attentune.errors import AttentuneError, StudyError
+from attentune.models.storage import storage_error, storage_errors
 from attentune.search.ledger import write_ledger
 from attentune.search.result import TrialRecord
 from attentune.search.strategy import Halving, Parameters, fixing, make_sampler
@@ -32,6 +36,13 @@ _STATES = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
     "refused": TrialState.FAIL,
+}
+
+_SYSTEM = {  # what SQLite says, and the system's error that is behind it
+    "disk is full": errno.ENOSPC,
+    "disk i/o error": errno.EIO,
+    "readonly database": errno.EACCES,
+    "unable to open database": errno.EACCES,
 }
 
 
@@ -51,18 +62,19 @@ class Outcome:
 class Reporter:
     """Where a running trial reports its losses, and asks whether to go on."""
 
-    def __init__(self, study: optuna.Study, trial: Trial, *, prunes: bool) -> None:
-        self._trial, self._prunes = trial, prunes
+    def __init__(self, study: optuna.Study, trial: Trial, *, prunes: bool, database: Path) -> None:
+        self._trial, self._prunes, self._database = trial, prunes, database
         self._known = dict(study._storage.get_trial(trial._trial_id).intermediate_values)
 
     def __call__(self, step: int, loss: float) -> bool:
         """Stores the validation `loss` after `step` steps; True where the trial should end."""
         if not self._prunes:
             return False
-        if step not in self._known:
-            self._trial.report(loss, step)
-            self._known[step] = loss
-        return step == max(self._known) and self._trial.should_prune()
+        with database_errors(self._database):
+            if step not in self._known:
+                self._trial.report(loss, step)
+                self._known[step] = loss
+            return step == max(self._known) and self._trial.should_prune()
 
 
 class Book:
@@ -71,21 +83,24 @@ class Book:
     def __init__(self, folder: Path, *, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.seed = folder, seed
-        with storage_errors(folder / DATABASE):
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self._storage = RDBStorage(f"sqlite:///{(folder / DATABASE).resolve()}")
-                self._studies = {study.study_name: study.study_name for study in self._storage.get_all_studies()}
-                self._decisions = self._study("decisions")
-            except Exception as error:
-                if isinstance(error, OSError):
-                    raise
-                raise StudyError(
-                    f"{folder / DATABASE} is not the database of a study, or is damaged ({type(error).__name__}); "
-                    "use another folder"
-                ) from error
+        self._database = folder / DATABASE
         self.outcomes: dict[str, Outcome] = {}
         self._parameters: dict[str, Parameters] = {}
+        with storage_errors(self._database):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._open()
+            except (OSError, AttentuneError):
+                raise
+            except Exception as error:  # whatever optuna, SQLite or JSON make of a file that is none of ours
+                raise _database_error(error, self._database) from error
+        if self.outcomes:  # a kill may have struck between the last outcome and its row
+            write_ledger(folder / LEDGER, self.records())
+
+    def _open(self) -> None:
+        self._storage = RDBStorage(f"sqlite:///{self._database.resolve()}")
+        self._studies = {study.study_name: study.study_name for study in self._storage.get_all_studies()}
+        self._decisions = self._study("decisions")
         for trial in self._all():
             if "outcome" in trial.user_attrs:
                 key = trial.user_attrs["key"]
@@ -101,13 +116,14 @@ class Book:
         """What was decided under `key`: plain data, stored the first time that it is asked for."""
         known = self._decisions.user_attrs
         if key not in known:
-            self._decisions.set_user_attr(key, json.dumps(decide()))
+            self.note(key, decide())
             known = self._decisions.user_attrs
         return json.loads(known[key])
 
     def note(self, key: str, value: Any) -> None:
         """Stores plain data under `key`, replacing what stood there."""
-        self._decisions.set_user_attr(key, json.dumps(value))
+        with database_errors(self._database):
+            self._decisions.set_user_attr(key, json.dumps(value))
 
     def noted(self, key: str, default: Any = None) -> Any:
         """The plain data under `key`."""
@@ -148,17 +164,19 @@ class Book:
         """
         if key in self.outcomes:
             return self.outcomes[key]
-        study = self._study(phase)
-        study.pruner = Halving(steps, [_by_step(rival, steps) for rival in rivals])
-        found = self._interrupted(study, key) or self._begin(study, key, distributions or {}, given or {})
-        stored = found.user_attrs
-        # A trial object made for a stored trial takes its parameters from there; the sampler is asked for nothing.
-        study.sampler = optuna.samplers.RandomSampler(seed=0)
-        trial = Trial(study, found._trial_id)
-        reporter = Reporter(study, trial, prunes=prunes)
+        with database_errors(self._database):
+            study = self._study(phase)
+            study.pruner = Halving(steps, [_by_step(rival, steps) for rival in rivals])
+            found = self._interrupted(study, key) or self._begin(study, key, distributions or {}, given or {})
+            stored = found.user_attrs
+            # A trial object made for a stored trial takes its parameters from there; the sampler is asked for nothing.
+            study.sampler = optuna.samplers.RandomSampler(seed=0)
+            trial = Trial(study, found._trial_id)
+            reporter = Reporter(study, trial, prunes=prunes, database=self._database)
         outcome = run(int(stored["number"]), json.loads(stored["parameters"]), reporter)
-        trial.set_user_attr("outcome", _plain(outcome))
-        self._finish(study, trial, outcome)
+        with database_errors(self._database):
+            trial.set_user_attr("outcome", _plain(outcome))
+            self._finish(study, trial, outcome)
         self.outcomes[key] = outcome
         self._parameters[key] = json.loads(stored["parameters"])
         write_ledger(self.folder / LEDGER, self.records())
@@ -211,6 +229,25 @@ class Book:
             load_if_exists=True,
             sampler=optuna.samplers.RandomSampler(seed=0),
         )
+
+
+@contextlib.contextmanager
+def database_errors(path: Path) -> Iterator[None]:
+    """Turns what the database at `path` cannot do into a StorageError (disk full, no permission) or StudyError."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        raise _database_error(error, path) from error
+
+
+def _database_error(error: Exception, path: Path) -> AttentuneError:
+    said = f"{error} {error.__cause__ or ''}".lower()
+    for phrase, number in _SYSTEM.items():
+        if phrase in said:
+            return storage_error(OSError(number, os.strerror(number)), path)
+    return StudyError(
+        f"{path} is not the database of a study, or is damaged ({type(error).__name__}); use another folder"
+    )
 
 
 def _by_step(record: TrialRecord, steps: int) -> dict[int, float]:

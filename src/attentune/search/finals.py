@@ -12,20 +12,21 @@ Three numbers come out of it, each over the same seeds and therefore the same ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from attentune.data.corpus import Corpus
 from attentune.errors import SpecError, StudyError
-from attentune.search.analysis import difference
+from attentune.search.analysis import MORE_IS_BETTER, difference, judge
 from attentune.search.book import Outcome
 from attentune.search.contenders import Contender, Found
 from attentune.search.recipe import Recipe, model_spec
 from attentune.search.result import ArmResult, Difference, StageResult
 from attentune.search.runner import Job
-from attentune.search.runs import INTERIM_COST, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs, piece
+from attentune.search.runs import INTERIM_COST, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs
+from attentune.search.texts import final_corpus
 from attentune.search.wording import signed
 
 
@@ -100,21 +101,6 @@ def finalists(runs: Runs, found: Found, candidate: Contender | None) -> dict[str
             continue
         recipes[f"without {slot}"] = recipe
     return recipes
-
-
-def final_corpus(corpus: Corpus, folds: int, fold: int) -> Corpus:
-    """With `folds`, part number `fold` of all the text is held out and the rest is trained on; else `corpus` itself."""
-    if not folds:
-        return corpus
-    ids = np.concatenate([corpus.train.ids, corpus.validation.ids])
-    edges = np.linspace(0, len(ids), folds + 1).astype(int)
-    low, high = int(edges[fold]), int(edges[fold + 1])
-    return replace(
-        corpus,
-        train=piece(corpus, np.concatenate([ids[:low], ids[high:]])),
-        validation=piece(corpus, ids[low:high]),
-        fingerprint=f"{corpus.fingerprint}, fold {fold} of {folds}",
-    )
 
 
 def deployed_job(runs: Runs, finals: Finals, name: str) -> Job:
@@ -230,7 +216,8 @@ def _compare(runs: Runs, recipes: dict[str, Recipe], arms: dict[str, ArmResult],
         for arm in ablations
         if (slot := arm.name.removeprefix("without ")) in details
     )
-    better = attention.verdict == "gain" and _within_bounds(runs, winner)
+    better = _preferred(runs, attention, tuned, winner) and _within_bounds(runs, winner)
+    better = better and set(winner.seeds) >= set(tuned.seeds)  # one that broke with a seed may break again
     return Finals(
         steps=steps,
         recipes=recipes,
@@ -243,6 +230,17 @@ def _compare(runs: Runs, recipes: dict[str, Recipe], arms: dict[str, ArmResult],
         slots=slots,
         deployed="winner" if better else "baseline" if tuning.verdict == "loss" else "tuned",
     )
+
+
+def _preferred(runs: Runs, attention: Difference, tuned: ArmResult, winner: ArmResult) -> bool:
+    """Whether the winner is better beyond noise once its costs are counted at the objective's prices."""
+    saved = 0.0
+    for cost, price in runs.spec.objective.trade.items():
+        before, after = getattr(tuned, cost, None), getattr(winner, cost, None)
+        if before and after:
+            halvings = math.log2(before / after)
+            saved += price * (-halvings if cost in MORE_IS_BETTER else halvings)
+    return judge([gain + saved for gain in attention.gains]) == "gain"
 
 
 def _within_bounds(runs: Runs, arm: ArmResult) -> bool:
@@ -268,18 +266,26 @@ def _tell(runs: Runs, finals: Finals, left_out: list[str]) -> None:
 
     records = [record for record in runs.book.records() if record.stage == "evaluation"]
     pairs = f"{len(runs.spec.pairs)} {'folds' if runs.spec.folds else 'paired seeds'}"
+    kind = "fold" if runs.spec.folds else "seed"
     summary = (
         f"{len(finals.ablations) + 3} finalists, {pairs}, {finals.steps} steps each, whole held-out text: "
         f"tuning {text(finals.tuning)}, attention {text(finals.attention)}."
     )
     if left_out:
         summary += f" Left out for lack of budget or because they failed: {', '.join(left_out)}."
+    for arm in (finals.baseline, finals.tuned, finals.winner, *finals.ablations):
+        broken = [str(pair) for pair in runs.spec.pairs if pair not in arm.seeds]
+        if broken:
+            summary += (
+                f" The {arm.name} model could not be trained with {kind} {', '.join(broken)}, "
+                f"so its numbers are of the {len(arm.seeds)} others only."
+            )
     result = StageResult(
         name="evaluation",
         summary=summary,
         decision={
             "winner": "the winner is deployed",
-            "tuned": "no gain beyond noise: the tuned baseline is deployed",
+            "tuned": _why_tuned(runs, finals),
             "baseline": "tuning made it worse: the untuned baseline is deployed",
         }[finals.deployed],
         seconds=sum(record.seconds for record in records),
@@ -287,3 +293,14 @@ def _tell(runs: Runs, finals: Finals, left_out: list[str]) -> None:
     )
     runs.book.note("stage evaluation", result.model_dump(mode="json"))
     runs.progress.stage_ended(result)
+
+
+def _why_tuned(runs: Runs, finals: Finals) -> str:
+    reason = "no gain beyond noise"
+    if not _within_bounds(runs, finals.winner):
+        reason = "the winner breaks a bound of the objective"
+    elif not set(finals.winner.seeds) >= set(finals.tuned.seeds):
+        reason = "the winner could not be trained with every seed"
+    elif finals.attention.verdict == "gain":
+        reason = "the gain is not worth its cost at the objective's prices"
+    return f"{reason}: the tuned baseline is deployed"

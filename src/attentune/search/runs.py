@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from optuna.distributions import BaseDistribution
 
-from attentune.data.corpus import Corpus, Tokens
+from attentune.data.corpus import Corpus
 from attentune.models.build import build
 from attentune.search.analysis import cost_of
 from attentune.search.book import Book, Outcome, Reporter
@@ -22,8 +22,9 @@ from attentune.search.progress import StudyProgress
 from attentune.search.recipe import Recipe, baseline_recipe, model_spec, run_spec
 from attentune.search.result import Cost, TrialRecord, TrialStage
 from attentune.search.runner import Job, run_trial
-from attentune.search.space import StudySpec, parse_budget
+from attentune.search.space import SEARCH_SEED, StudySpec, parse_budget
 from attentune.search.strategy import Parameters
+from attentune.search.texts import shortened
 from attentune.training.loop import train
 
 CALIBRATION_STEPS = 30
@@ -33,7 +34,6 @@ UNPRUNED_SHARE = 0.8  # of the planned steps, what is left after pruning
 RESERVE_SECONDS = 14.0  # for deployment: a fresh process, pictures, report
 RESERVE_SHARE = 0.04
 LEAST_STEPS = 16
-SEARCH_SEED = 1000  # added to the study's seed: the finals' seeds are never those of the search
 
 
 @dataclass(frozen=True)
@@ -237,24 +237,6 @@ class Runs:
         if not used or self.budget.tokens is None:
             return None
         return max(0.0, (self.budget.tokens - used) * self.elapsed / used)
-
-
-def shortened(corpus: Corpus, tokens: int) -> Corpus:
-    """`corpus` with at most the first `tokens` tokens of its validation text."""
-    if len(corpus.validation) <= tokens:
-        return corpus
-    return replace(corpus, validation=piece(corpus, corpus.validation.ids[:tokens]))
-
-
-def piece(corpus: Corpus, ids: np.ndarray) -> Tokens:
-    """Token ids as a text of their own, taken as one document."""
-    tokenizer = corpus.tokenizer
-    return Tokens(
-        ids=ids,
-        starts=np.zeros(1, dtype=np.int64),
-        characters=int(tokenizer.character_lengths[ids].sum(dtype=np.int64)),
-        bytes=int(tokenizer.byte_lengths[ids].sum(dtype=np.int64)),
-    )
 
 
 def pick_device() -> str:

@@ -40,6 +40,8 @@ _SHAPE = re.compile(r"(\d+)x(\d+)/(\d+)")
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|k-tokens|M-tokens|G-tokens|-tokens)")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "-tokens": 1, "k-tokens": 1e3, "M-tokens": 1e6, "G-tokens": 1e9}
 
+SEARCH_SEED: Final = 1000  # added to the study's seed: the finals' seeds are never those of the search
+
 LEARNING_RATES: Final[dict[Optimizer, tuple[float, float]]] = {
     "adamw": (1e-3, 1e-2),
     "muon": (5e-3, 5e-2),
@@ -214,6 +216,8 @@ class StudySpec(Frozen):
             raise ValueError(
                 f"seeds: at least {FEWEST_SEEDS} are needed to tell a gain from noise, got {len(self.seeds)}"
             )
+        if not self.folds and SEARCH_SEED + self.seed in self.seeds:
+            raise ValueError(f"seeds: {SEARCH_SEED + self.seed} is the seed of the search (seed + {SEARCH_SEED})")
         if self.folds and self.folds < FEWEST_SEEDS:
             raise ValueError(f"folds must be 0 or at least {FEWEST_SEEDS}, got {self.folds}")
         return self

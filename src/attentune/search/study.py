@@ -37,6 +37,8 @@ from attentune.search.deployment import deploy, picture, plan_text, sample
 from attentune.search.finals import Finals, deployed_job
 from attentune.search.pictures import ReportPictures
 from attentune.search.progress import Quiet, StudyProgress
+from attentune.search.protocol import protocol
+from attentune.search.recipe import baseline_recipe, model_spec
 from attentune.search.report import write_report
 from attentune.search.result import STAGES, DataResult, ObjectiveResult, StageResult, StudyResult
 from attentune.search.runner import trained_model
@@ -86,6 +88,8 @@ def optimize(
         if spec.plugin is not None:
             load_plugin(spec.plugin, registry)
         corpus = load_corpus(spec.data, context=spec.context, progress=progress.text_prepared)
+        # Before the folder is claimed: a mistake in the baseline must not leave a study that cannot go on.
+        model_spec(baseline_recipe(spec), spec, vocab_size=corpus.vocab_size)
         book = Book(folder, seed=spec.seed)
         try:
             _claim(book, spec, corpus, folder)
@@ -171,7 +175,7 @@ class _Study:
                 validation_tokens=len(corpus.validation),
             ),
             objective=ObjectiveResult(constraints=spec.objective.constraints(), regularizers=regularizers),
-            protocol=_protocol(spec),
+            protocol=protocol(spec, corpus),
             budget=spec.budget,
             tokens_used=runs.tokens_used,
             baseline=finals.baseline,
@@ -194,26 +198,6 @@ def _winner_model(runs: Runs, finals: Finals, deployed: Any) -> Any:
     return trained_model(deployed_job(runs, finals, "winner"), runs.spec)
 
 
-def _protocol(spec: StudySpec) -> tuple[str, ...]:
-    """What makes the comparison fair, one sentence each."""
-    pairs = (
-        f"{spec.folds} folds of the text" if spec.folds else f"{len(spec.seeds)} seeds, none of them used in the search"
-    )
-    fair = f"""
-        Baseline and candidate were tuned with {spec.tuning.trials} trials each (optimizer, learning rate, schedule), \
-        pruned by the same rule; then the baseline was also tried with the candidate's settings.
-        All runs saw the same number of tokens in rows of {spec.context}, {spec.batch} a step; within the search and \
-        within each pair of finals they saw the same batches in the same order.
-        Every model has as many parameters as the untuned baseline within {spec.tolerance:.0%}: the feed-forward \
-        network makes up for what an attention adds or saves.
-        The finals were run anew with {pairs}, on all of the held-out text.
-        The noise band is the half-width of the 95 % confidence interval of the mean paired difference.
-        Tuning compares the untuned with the tuned baseline; attention compares the tuned baseline with the winner, \
-        each in its own tuned settings; a slot's share compares the winner with and without it in the winner's settings.
-    """
-    return tuple(" ".join(line.split()) for line in fair.strip().splitlines())
-
-
 def _claim(book: Book, spec: StudySpec, corpus: Corpus, folder: Path) -> None:
     """Makes the folder this study's, or refuses it where it is another's."""
     own = {"spec": spec.model_dump(mode="json", exclude={"data": {"path"}}), "text": corpus.fingerprint}
@@ -224,7 +208,7 @@ def _claim(book: Book, spec: StudySpec, corpus: Corpus, folder: Path) -> None:
     more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
     raise StudyError(
         f"{folder} holds a study of another configuration: {'; '.join(changes[:3])}{more}; "
-        "use another folder, or start over in this one (restart)"
+        "use another folder, or start over in this one (--restart)"
     )
 
 

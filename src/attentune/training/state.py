@@ -75,7 +75,7 @@ def load_latest(folder: Path) -> Snapshot | None:
             return _read(path)
         problems.append(f"{path} is damaged ({problem})")
     if problems:
-        raise CheckpointError(f"{'; '.join(problems)}; remove it or start over with resume=False")
+        raise CheckpointError(f"{'; '.join(problems)}; remove it or start over (--restart; from Python resume=False)")
     return None
 
 
@@ -106,7 +106,8 @@ def require_same(stored: dict[str, Any], current: dict[str, Any], folder: Path) 
     shown = "; ".join(f"{path}={old.get(path)!r}, now {new.get(path)!r}" for path in paths[:3])
     more = f" (and {len(paths) - 3} more)" if len(paths) > 3 else ""
     raise TrainingError(
-        f"{folder} was trained with {shown}{more}; use another folder, or resume=False to start over there"
+        f"{folder} was trained with {shown}{more}; use another folder, or start over there "
+        "(--restart; from Python resume=False)"
     )
 
 

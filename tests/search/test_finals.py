@@ -1,0 +1,76 @@
+"""Which finalist is shipped, and why: prices, bounds, and seeds with which it broke."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from attentune.search.analysis import difference
+from attentune.search.finals import Finals, _compare, _why_tuned
+from attentune.search.recipe import baseline_recipe
+from attentune.search.result import ArmResult
+from attentune.search.space import ObjectiveSpec, StudySpec
+
+SEEDS = (0, 1, 2)
+
+
+def arm(name: str, losses: tuple[float, ...], **costs: Any) -> ArmResult:
+    return ArmResult(name=name, attention=name, seeds=SEEDS[: len(losses)], losses=losses, **costs)
+
+
+def compared(winner: ArmResult, tuned: ArmResult, **objective: Any) -> tuple[str, str]:
+    spec = StudySpec(objective=ObjectiveSpec(**objective))
+    base = baseline_recipe(spec)
+    runs: Any = SimpleNamespace(spec=spec, base=base)
+    recipes = {"baseline": base, "tuned": base, "winner": base.holding("position", "rotary")}
+    arms = {"baseline": arm("baseline", (2.0, 2.01, 2.02)), "tuned": tuned, "winner": winner}
+    finals: Finals = _compare(runs, recipes, arms, 10)
+    assert finals.attention == difference("attention", tuned, winner, detail=finals.attention.detail)
+    return finals.deployed, _why_tuned(runs, finals)
+
+
+BETTER, EQUAL = (1.80, 1.812, 1.82), (1.90, 1.912, 1.918)
+TUNED = arm("tuned", (1.90, 1.91, 1.92), tokens_per_second=1000.0, latency_ms=2.0)
+
+
+def test_a_gain_beyond_noise_is_shipped() -> None:
+    assert compared(arm("winner", BETTER, tokens_per_second=100.0), TUNED)[0] == "winner"
+    deployed, reason = compared(arm("winner", EQUAL), TUNED)
+    assert (deployed, reason) == ("tuned", "no gain beyond noise: the tuned baseline is deployed")
+
+
+@pytest.mark.parametrize(
+    ("losses", "speed", "latency", "trade", "deployed"),
+    [
+        (BETTER, 250.0, 2.0, {"tokens_per_second": 0.2}, "tuned"),  # gains 0.1, at a quarter of the speed
+        (BETTER, 250.0, 2.0, {"tokens_per_second": 0.01}, "winner"),
+        (EQUAL, 4000.0, 2.0, {"tokens_per_second": 0.05}, "winner"),  # no gain, but four times as fast
+        (EQUAL, 1000.0, 1.0, {"latency_ms": 0.05}, "winner"),
+        (BETTER, 1000.0, 8.0, {"latency_ms": 0.1}, "tuned"),
+    ],
+)
+def test_prices_count_in_what_is_shipped(
+    losses: tuple[float, ...], speed: float, latency: float, trade: dict[str, float], deployed: str
+) -> None:
+    winner = arm("winner", losses, tokens_per_second=speed, latency_ms=latency)
+    found, reason = compared(winner, TUNED, trade=trade)
+    assert found == deployed
+    if found == "tuned":
+        assert reason.startswith("the gain is not worth its cost")
+
+
+def test_a_winner_that_breaks_a_bound_or_a_seed_is_not_shipped() -> None:
+    slow = arm("winner", BETTER, latency_ms=9.0)
+    assert compared(slow, TUNED, max_latency_ms=5)[0] == "tuned"
+    assert compared(slow, TUNED, max_latency_ms=5)[1].startswith("the winner breaks a bound")
+    five = {"baseline": (2.0, 2.01, 2.02, 2.0, 2.0), "tuned": (1.90, 1.91, 1.92, 1.9, 1.9)}
+    assert len(five["tuned"]) == 5
+    unsure = ArmResult(name="winner", attention="w", seeds=(0, 1, 2), losses=BETTER)
+    steady = ArmResult(name="tuned", attention="t", seeds=(0, 1, 2, 3, 4), losses=five["tuned"])
+    deployed, reason = compared(unsure, steady)
+    assert (deployed, reason) == (
+        "tuned",
+        "the winner could not be trained with every seed: the tuned baseline is deployed",
+    )
