@@ -12,6 +12,10 @@ from pydantic import Field
 from attentune.cli import main
 from attentune.cli.catalogue import describe, type_name
 from attentune.mechanisms import registry
+from attentune.search.space import StudySpec
+from attentune.spec.model import ModelSpec
+from attentune.spec.run import RunSpec
+from attentune.spec.value import Frozen
 
 PLUGIN = '''"""Every n-th key (a test).
 
@@ -112,3 +116,30 @@ def test_a_plugin_is_listed_with_ours(
     assert shown.startswith(
         "mask=every_for_test\n  Every n-th key (a test). A comb.\n\n      visible(i, j) = (i - j) mod"
     )
+
+
+def references(value: object) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"].removeprefix("#/$defs/")} if "$ref" in value else set()
+        return own.union(*map(references, value.values()))
+    return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize(
+    ("what", "value"), [("study", StudySpec), ("run", RunSpec), ("model", ModelSpec), ("attention", None)]
+)
+def test_editors_get_a_schema(capsys: pytest.CaptureFixture[str], what: str, value: type[Frozen] | None) -> None:
+    assert main(["mechanisms", "--schema", what]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["title"] == what
+    assert references(schema) <= set(schema["$defs"])
+    assert "position.rotary" in schema["$defs"]
+    if value is not None:
+        assert set(value.model_fields) <= set(schema["properties"])
+        assert not {"config", "json", "json_"} & set(schema["properties"])
+        assert schema["additionalProperties"] is False
+
+
+def test_a_schema_is_of_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mechanisms", "rotary", "--schema", "run"]) == 2
+    assert "leave out names" in capsys.readouterr().err

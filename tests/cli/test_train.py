@@ -85,6 +85,9 @@ def test_train_then_evaluate_then_generate(capsys: pytest.CaptureFixture[str], t
     score = run(capsys, "evaluate", model, "--data", str(text), "--validation", "0.1")
     assert score["nats_per_token"] == pytest.approx(trained["score"]["nats_per_token"], rel=1e-6)
     assert score["tokens"] == trained["score"]["tokens"]
+    costs = run(capsys, "evaluate", model, "--data", str(text), "--limit", "50", "--cost")["cost"]
+    assert costs["device"] == "cpu"
+    assert all(costs[name] > 0 for name in ("latency_ms", "tokens_per_second", "peak_bytes", "flops_per_token"))
     assert main(["evaluate", model, "--data", str(text), "--limit", "50"]) == 0
     assert f"{text}: " in capsys.readouterr().out
 

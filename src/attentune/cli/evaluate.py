@@ -14,6 +14,7 @@ EXAMPLES = """
     attentune evaluate runs/book/best --data other.txt
     attentune evaluate runs/book/best --data book.txt --validation 0.1 --json
     attentune evaluate runs/book/best --data reviews.csv --column text --unknown skip
+    attentune evaluate runs/book/best --data book.txt --limit 10000 --cost
 """
 Count = Annotated[int, Field(ge=1)]
 
@@ -35,6 +36,7 @@ class Options(CommandOptions):
     limit: Count | None = None  # about how many tokens to predict, in evenly spaced windows; None is all
     isolate_documents: bool = False  # no attention from one document to another
     batch: Count = 32  # windows at a time; does not change the score
+    cost: bool = False  # also measure latency of one token, training speed and peak memory, in batches of 12
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from attentune.cli.console import activity, print_json
 from attentune.cli.evaluate import Options
@@ -10,8 +11,12 @@ from attentune.cli.loading import load
 from attentune.data.builtin import NAME, builtin_text
 from attentune.data.corpus import split_documents, tokenize
 from attentune.data.files import read_documents
-from attentune.evaluation.cost import parameter_count
+from attentune.errors import SpecError
+from attentune.evaluation.cost import parameter_count, token_latency, training_cost
 from attentune.evaluation.language import evaluate_language
+from attentune.models.decoder import Decoder
+
+COST_BATCH = 12  # rows of a training step whose cost is measured
 
 
 def measure(options: Options) -> None:
@@ -43,10 +48,29 @@ def measure(options: Options) -> None:
         "parameters": parameter_count(model),
         **asdict(score),
     }
+    costs = measured_cost(model, options.context or model.spec.context) if options.cost else {}
     if options.json_:
-        print_json(found)
+        print_json({**found, **({"cost": costs} if costs else {})})
         return
     print(
         f"{found['text']}: {score.nats_per_token:.4f} nats/token, {score.bits_per_character:.4f} bits/character, "
         f"{score.bits_per_byte:.4f} bits/byte, perplexity {score.perplexity:.3f} ({score.tokens:,} tokens)"
     )
+    if costs:
+        latency = costs["latency_ms"]
+        one = "cannot be decoded token by token" if latency is None else f"{latency:.3g} ms for one token"
+        print(
+            f"{found['parameters']:,} parameters, {one}; training on {costs['device']}: "
+            f"{costs['tokens_per_second']:,.0f} tokens/s, {costs['peak_bytes'] / 1e6:,.1f} MB at most, "
+            f"{costs['flops_per_token']:,.0f} operations/token"
+        )
+
+
+def measured_cost(model: Decoder, context: int) -> dict[str, Any]:
+    """Latency of one token in milliseconds (None where the model cannot decode) and the cost of a training step."""
+    try:
+        latency: float | None = 1e3 * token_latency(model)
+    except SpecError:
+        latency = None
+    step = training_cost(model, vocab_size=model.spec.vocab_size, batch=COST_BATCH, context=context)
+    return {"device": next(model.parameters()).device.type, "latency_ms": latency, **asdict(step)}

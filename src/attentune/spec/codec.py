@@ -302,4 +302,4 @@ def _plain_schema(cls: type[Frozen], definitions: dict[str, Any]) -> dict[str, A
 def _field_schema(cls: type[Frozen], name: str) -> Any:
     field = cls.model_fields[name]
     model = create_model("_", **{name: (field.annotation, field)})  # type: ignore[call-overload]
-    return model.model_json_schema()["properties"][name]
+    return model.model_json_schema(by_alias=False)["properties"][name]
