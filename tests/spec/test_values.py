@@ -116,6 +116,12 @@ def test_rules_of_a_model() -> None:
         model("heads=2, scores=residual_scores", "heads=2")
     with pytest.raises(SpecError, match="every layer needs the same memory"):
         model("heads=2, mask=causal, memory=transformer_xl(4)", "heads=2, mask=causal")
+    with pytest.raises(SpecError, match="share=position needs a position in the layers' attention, got none"):
+        model("heads=2", share=("position",))
+    with pytest.raises(SpecError, match="every layer needs the same similarity"):
+        model("heads=2, scores=residual_scores", "heads=2, scores=residual_scores, similarity=scaled_dot(scale=2)")
+    with pytest.raises(SpecError, match="position=learned ends at the context, but a memory goes on beyond it"):
+        model("heads=2, mask=causal, memory=transformer_xl(4)", position="learned")
     with pytest.raises(SpecError, match="layers"):
         model()
     assert model("heads=1", "heads=2").layer(3).attention.heads.heads == 2
@@ -125,6 +131,27 @@ def test_rules_of_a_model() -> None:
 def test_cross_attention_refuses_what_needs_an_order(slot: str) -> None:
     with pytest.raises(SpecError, match=r"no common order of queries and keys: .* has no meaning"):
         layer(f"heads=2, mask=causal, cross=attention(heads=2, {slot})")
+
+
+def test_cross_attention_refuses_scores_that_no_layer_hands_on() -> None:
+    with pytest.raises(SpecError, match="scores=residual_scores would do nothing"):
+        layer("heads=2, mask=causal, cross=attention(heads=2, scores=residual_scores)")
+
+
+def test_residual_scores_come_before_whatever_changes_scores() -> None:
+    for scores in ("soft_cap(9) + residual_scores", "soft_cap(9) + residual_scores + qk_norm"):
+        with pytest.raises(SpecError, match="residual_scores must stand before every other score"):
+            attention(f"heads=2, scores={scores}")
+    assert attention("heads=2, scores=qk_norm + residual_scores + soft_cap(9)").scores[1].kind == "residual_scores"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["scores=soft_cap(inf)", "scores=temperature(inf)", "similarity=scaled_dot(inf)", "position=rotary(base=inf)"],
+)
+def test_infinite_numbers_would_give_nan_and_are_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="finite number, got inf"):
+        attention(f"heads=2, {text}")
 
 
 def test_composed_masks_have_one_form() -> None:

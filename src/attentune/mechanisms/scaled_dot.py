@@ -22,7 +22,7 @@ class ScaledDot(Similarity):
     """Inner product, divided by the root of the head width unless `scale` says by what to multiply."""
 
     kind: Literal["scaled_dot"] = "scaled_dot"
-    scale: Annotated[float, Field(gt=0)] | None = None
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     def scores(
         self, params: Params, dims: Dims, q: Float[Tensor, "B H Q D2"], k: Float[Tensor, "B H K D2"]

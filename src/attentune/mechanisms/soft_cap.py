@@ -22,7 +22,7 @@ class SoftCap(ElementwiseScore):
     """Keeps scores between -cap and cap, nearly unchanged where they are small."""
 
     kind: Literal["soft_cap"] = "soft_cap"
-    cap: Annotated[float, Field(gt=0)]
+    cap: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
     def modify(
         self, params: Params, s: Float[Tensor, "..."], query: Positions, key: Positions, head: Int[Tensor, "..."]

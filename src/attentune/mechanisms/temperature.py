@@ -21,7 +21,7 @@ class Temperature(ElementwiseScore):
     """Divides the scores: below 1 sharpens attention, above 1 flattens it."""
 
     kind: Literal["temperature"] = "temperature"
-    value: Annotated[float, Field(gt=0)] = 1.0
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     learned: bool = True
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:

@@ -78,7 +78,8 @@ class AttentionSpec(Frozen):
             if isinstance(self.position, Bias) or self.head_mix is not None:
                 other = self.position.kind if isinstance(self.position, Bias) else "head_mix"
                 raise ValueError(f"{name} accumulates scores that nothing has changed yet; it cannot follow {other}")
-            if self.scores.index(carried[0]) > len([s for s in self.scores if isinstance(s, OperandScore)]):
+            before = self.scores[: self.scores.index(carried[0])]
+            if not all(isinstance(score, OperandScore) for score in before):
                 raise ValueError(f"{name} must stand before every other score that acts on s")
         kinds = [score.kind for score in self.scores]
         if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
@@ -138,6 +139,10 @@ class AttentionSpec(Frozen):
                         f"cross-attention has no common order of queries and keys: "
                         f"mask={order} has no meaning, use full"
                     )
+            elif isinstance(value, CarriedScore):
+                raise SpecError(
+                    f"cross-attention hands nothing from layer to layer: {slot}={value.kind} would do nothing"
+                )
             elif value.needs_order:
                 raise SpecError(
                     f"cross-attention has no common order of queries and keys: {slot}={value.kind} has no meaning"

@@ -81,7 +81,7 @@ class ModelSpec(Frozen):
     output_init: Literal["scaled", "zero"] = "scaled"  # of projections back into the residual stream
     dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
-    logit_soft_cap: Annotated[float, Field(gt=0)] | None = None
+    logit_soft_cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     share: tuple[Literal["position"], ...] = ()
 
     @model_validator(mode="after")
@@ -95,12 +95,21 @@ class ModelSpec(Frozen):
         positions = {layer.attention.position for layer in self.layers}
         if "position" in self.share and (len(positions) > 1 or len({x.attention.heads.heads for x in self.layers}) > 1):
             raise ValueError("share=position needs the same position and number of heads in every layer")
+        if "position" in self.share and None in positions:
+            raise ValueError("share=position needs a position in the layers' attention, got none")
+        if self.position == "learned" and any(layer.attention.memory is not None for layer in self.layers):
+            raise ValueError(
+                "position=learned ends at the context, but a memory goes on beyond it: "
+                "use position=none with a relative position in the attention, such as rotary"
+            )
         if len({layer.attention.memory for layer in self.layers}) > 1:
             raise ValueError("a model remembers segments in every layer or in none: every layer needs the same memory")
         carried = [any(score.kind == "residual_scores" for score in x.attention.scores) for x in self.layers]
         shapes = {x.attention.heads for x in self.layers}
         if any(carried) and (not all(carried) or len(shapes) > 1):
             raise ValueError("residual_scores hands scores from layer to layer: every layer needs it, with equal heads")
+        if any(carried) and len({x.attention.similarity for x in self.layers}) > 1:
+            raise ValueError("residual_scores adds scores of one scale: every layer needs the same similarity")
         return self
 
     def layer(self, index: int) -> LayerSpec:
