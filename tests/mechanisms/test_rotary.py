@@ -58,3 +58,14 @@ def test_what_it_cannot_turn_is_refused_when_the_module_is_made() -> None:
         Attention(attention("heads=2, position=rotary(fraction=0.25)"), width=8)
     with pytest.raises(SpecError, match=r"rotary.fraction: .*got 1\.5"):
         Rotary(fraction=1.5)
+
+
+def test_float32_turns_far_positions_like_near_ones() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(1)).unbind()
+    near, far = ((turned(Rotary(), q, place + 7) * turned(Rotary(), k, place)).sum() for place in (1, 12_345_678))
+    assert abs(near - far) < 1e-5
+
+
+def test_a_fraction_that_fits_no_column_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"even number, got 0\.3 x 16"):
+        Attention(attention("heads=1, position=rotary(fraction=0.3)"), width=16)

@@ -24,17 +24,18 @@ class Rotary(Rotation):
     """Turns the first `fraction` of each head's columns."""
 
     kind: Literal["rotary"] = "rotary"
-    base: Annotated[float, Field(gt=1)] = 10000.0
+    base: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10000.0
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def table(self, width: int, positions: Positions, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        turned = int(width * self.fraction)
-        if turned < 2 or turned % 2:
+        turned = round(width * self.fraction)
+        if turned < 2 or turned % 2 or abs(turned - width * self.fraction) > 1e-6:
             raise SpecError(
                 "rotary turns pairs of columns: fraction x head width must be an even number, "
                 f"got {self.fraction} x {width}"
             )
-        exact = torch.float64 if dtype is torch.float64 else torch.float32
+        # A memory lets positions grow without end; from some hundred thousand on, float32 would lose the angle.
+        exact = torch.float32 if positions.position.device.type == "mps" else torch.float64
         pairs = torch.arange(0, turned, 2, device=positions.position.device, dtype=exact) / turned
         angle = positions.position[..., None].to(exact) * self.base**-pairs  # [B T c/2]
         angle = torch.cat([angle, angle], -1)[:, None]  # [B 1 T c]
