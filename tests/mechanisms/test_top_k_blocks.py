@@ -47,3 +47,10 @@ def test_padding_does_not_count_in_a_blocks_mean() -> None:
 def test_a_mask_that_shows_later_keys_is_refused() -> None:
     with pytest.raises(SpecError, match="selector=top_k_blocks needs a mask that never shows later keys"):
         attention("heads=2, selector=top_k_blocks(2, 2)")
+
+
+@pytest.mark.parametrize("length", [7, 40])
+def test_of_equal_blocks_the_nearer_one_is_seen(length: int) -> None:
+    rows = selected(2, [1.0] * length)
+    assert rows[6] == "....xxx" + "." * (length - 7)
+    assert rows[-1][:-4] == "." * (length - 4) or length == 7

@@ -1,7 +1,7 @@
 """Attention to the best blocks of keys (mixture of block attention, arXiv:2502.13189).
 
     score(i, b) = q_i . mean of the keys in block b
-    a query sees its own block, and the top - 1 best of the blocks that lie wholly before it
+    a query sees its own block, and the top - 1 best of the blocks that lie wholly before it, of equals the nearer
 
 The choice has no gradient of its own, as in the paper: queries and keys learn through the blocks
 that were chosen. A block that holds a key later than the query is never scored.
@@ -52,7 +52,9 @@ class TopKBlocks(Selector):
             others = min(self.top - 1, blocks)
             chosen = torch.zeros_like(past)
             if others:
-                best = score.topk(others, -1).indices
+                # Blocks of equal content have equal scores: the nearer one wins, however many keys there are.
+                best = score.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :others]
+                best = blocks - 1 - best
                 chosen = chosen.scatter(-1, best, True) & past
             chosen = chosen | (number == query_block)
             return chosen.gather(-1, key_block)
