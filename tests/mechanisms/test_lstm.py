@@ -92,3 +92,12 @@ def test_padding_leaves_the_state_alone_and_documents_start_afresh() -> None:
     alone, _ = LSTM().mix(params, x[:, 2:], start(3, 1), None, None)
     assert torch.allclose(y[:, 2:], alone, atol=1e-12)
     assert not torch.allclose(whole[:, 2:], alone)
+
+
+def test_bfloat16_adds_up_in_float32() -> None:
+    params, x = random_parameters(3), torch.randn(1, 60, 3, dtype=torch.float64)
+    low = {name: p.detach().bfloat16() for name, p in params.items()}
+    for valid in (None, torch.ones(1, 60, dtype=torch.bool)):
+        y, state = LSTM().mix(low, x.bfloat16(), {n: s.bfloat16() for n, s in start(3, 1).items()}, valid, None)
+        assert y.dtype is torch.bfloat16
+        assert all(held.dtype is torch.float32 for held in state.values())

@@ -62,17 +62,22 @@ class BatchNorm(nn.Module):
         if not self.training:
             scale = self.gain * torch.rsqrt(self.var + 1e-5)
             return (x - self.mean) * scale + self.bias
-        if valid is None:
+        if x.dtype.itemsize < 4:  # sums over a whole batch need float32
+            return self._by_batch(x.float(), valid).to(x.dtype)
+        return self._by_batch(x, valid)
+
+    def _by_batch(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        if valid is None and x.dtype is self.mean.dtype:
             flat = batch_norm(x.flatten(0, 1), self.mean, self.var, self.gain, self.bias, True, self.momentum, 1e-5)
             return flat.view_as(x)
-        real = valid.expand(x.shape[:2])[..., None].to(x.dtype)
+        real = x.new_ones(*x.shape[:2], 1) if valid is None else valid.expand(x.shape[:2])[..., None].to(x.dtype)
         count = real.sum().clamp(min=1)
         clean = torch.where(real > 0, x, 0)
         mean = clean.sum((0, 1)) / count
         var = ((clean - mean) ** 2 * real).sum((0, 1)) / count
         with torch.no_grad():
-            self.mean.lerp_(mean, self.momentum)
-            self.var.lerp_(var * count / (count - 1).clamp(min=1), self.momentum)
+            self.mean.lerp_(mean.to(self.mean.dtype), self.momentum)
+            self.var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.var.dtype), self.momentum)
         return (x - mean) * torch.rsqrt(var + 1e-5) * self.gain + self.bias
 
 

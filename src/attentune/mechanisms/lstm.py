@@ -47,15 +47,19 @@ class LSTM(Mixer):
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0.0)
         gates = linear(x, params["w"], params["b"])
+        if gates.dtype.itemsize < 4:
+            gates = gates.float()  # the cell adds up over the whole row
         h, c = (state[name].to(gates.dtype) for name in ("h", "c"))
         h_all, c_all = _recur(gates, params["u"].to(gates.dtype), h, c, valid, starts)
+        h_all, after = h_all.to(x.dtype), {"h": h_all[:, -1], "c": c_all[:, -1]}
         y = h_all if valid is None else h_all.masked_fill(~valid[..., None], 0.0)
-        return y, {"h": h_all[:, -1], "c": c_all[:, -1]}
+        return y, after
 
 
 def _fused(x: Tensor) -> bool:
     """Whether PyTorch's own LSTM serves: it is faster, but has no padding or resets, and the compiler unrolls it."""
-    return not torch.compiler.is_compiling() and not torch.is_autocast_enabled(x.device.type)
+    plain = not torch.compiler.is_compiling() and not torch.is_autocast_enabled(x.device.type)
+    return plain and x.dtype.itemsize >= 4
 
 
 def _by_torch(params: Params, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
