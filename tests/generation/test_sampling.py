@@ -54,3 +54,16 @@ def test_draws_follow_the_shares_and_the_seed() -> None:
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(SpecError, match=next(iter(bad))):
         Sampling(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-300])
+def test_the_smallest_temperature_takes_the_likeliest(temperature: float) -> None:
+    shares = probabilities(1e4 * LOGITS, Sampling(temperature=temperature))
+    assert shares.tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+def test_logits_that_are_not_numbers_are_refused() -> None:
+    broken = torch.tensor([[0.0, float("nan")]])
+    for sampling in (Sampling(), Sampling(greedy=True)):
+        with pytest.raises(SpecError, match="logits are not numbers"):
+            draw(broken, sampling, torch.Generator())

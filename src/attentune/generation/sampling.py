@@ -7,6 +7,7 @@ from typing import Annotated, final
 import torch
 from pydantic import Field
 
+from attentune.errors import SpecError
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.value import Frozen
 
@@ -19,7 +20,7 @@ class Sampling(Frozen):
     """
 
     greedy: bool = False  # always the likeliest token; nothing else matters then
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -27,7 +28,9 @@ class Sampling(Frozen):
 
 def probabilities(logits: Float[Tensor, "B N"], sampling: Sampling) -> Float[Tensor, "B N"]:
     """What `sampling` draws from: sums to 1, exactly 0 for every token it leaves out."""
-    logits = logits.float() / sampling.temperature
+    # From the largest one down, and in float64, so that not even the smallest temperature overflows.
+    logits = logits.double() - logits.double().amax(-1, keepdim=True)
+    logits = (logits / sampling.temperature).float()
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, -1).values[..., -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
@@ -40,7 +43,9 @@ def probabilities(logits: Float[Tensor, "B N"], sampling: Sampling) -> Float[Ten
 
 
 def draw(logits: Float[Tensor, "B N"], sampling: Sampling, generator: torch.Generator) -> Int[Tensor, "B"]:
-    """The next token of each row."""
+    """The next token of each row; `SpecError` where a logit is not a number."""
+    if bool(logits.isnan().any()):
+        raise SpecError("the model's logits are not numbers (NaN): its weights are broken or its training diverged")
     if sampling.greedy:
         return logits.argmax(-1)
     return torch.multinomial(probabilities(logits, sampling), 1, generator=generator)[:, 0]
