@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from attentune.search.analysis import difference
-from attentune.search.finals import Finals, _compare, _why_tuned
+from attentune.search.finals import Finals, _compare, _why_tuned, deployed_job
 from attentune.search.recipe import baseline_recipe
 from attentune.search.result import ArmResult
 from attentune.search.space import ObjectiveSpec, StudySpec
@@ -74,3 +74,21 @@ def test_a_winner_that_breaks_a_bound_or_a_seed_is_not_shipped() -> None:
         "tuned",
         "the winner could not be trained with every seed: the tuned baseline is deployed",
     )
+
+
+def test_what_is_shipped_is_a_run_that_did_not_break() -> None:
+    spec = StudySpec()
+    base = baseline_recipe(spec)
+    outcomes = {
+        f"finals/{name}/{seed}": SimpleNamespace(record=SimpleNamespace(number=10 * place + seed))
+        for place, name in enumerate(("baseline", "tuned", "winner"))
+        for seed in SEEDS
+    }
+    runs: Any = SimpleNamespace(
+        spec=spec, base=base, corpus=None, book=SimpleNamespace(outcomes=outcomes), trial_folder=lambda number: number
+    )
+    broke = ArmResult(name="winner", attention="w", seeds=(1, 2), losses=(1.8, 1.81))
+    recipes = {"baseline": base, "tuned": base, "winner": base.holding("position", "rotary")}
+    finals = _compare(runs, recipes, {"baseline": TUNED, "tuned": TUNED, "winner": broke}, 10)
+    assert [deployed_job(runs, finals, name).seed for name in ("baseline", "tuned", "winner")] == [0, 0, 1]
+    assert deployed_job(runs, finals, "winner").folder == 21

@@ -72,7 +72,7 @@ def evaluation(runs: Runs, found: Found, candidate: Contender | None) -> Finals:
                 steps=steps,
                 pair=pair,
                 corpus=corpus,
-                keep=pair == spec.pairs[0] and not name.startswith("without "),
+                keep=not name.startswith("without "),
             )
     arms = {name: arm for name in names if (arm := _arm(name, recipes[name], outcomes[name])) is not None}
     for name in ("baseline", "tuned"):
@@ -104,8 +104,8 @@ def finalists(runs: Runs, found: Found, candidate: Contender | None) -> dict[str
 
 
 def deployed_job(runs: Runs, finals: Finals, name: str) -> Job:
-    """The final run of the arm `name` whose weights were kept."""
-    pair = runs.spec.pairs[0]
+    """The final run of the arm `name` with the first seed that did not break it; its weights were kept."""
+    pair = {"baseline": finals.baseline, "tuned": finals.tuned, "winner": finals.winner}[name].seeds[0]
     outcome = runs.book.outcomes[f"finals/{name}/{pair}"]
     return Job(
         stage="evaluation",

@@ -131,9 +131,7 @@ class _Study:
         # The card describes the model that it lies beside.
         arm = {"winner": finals.winner, "tuned": finals.tuned, "baseline": finals.baseline}[finals.deployed]
         shipped = result.replace(winner=arm.replace(name="winner"))
-        extra = {
-            "run": {"study": result.name, "arm": finals.deployed, "seed": runs.spec.pairs[0], "loss": arm.losses[0]}
-        }
+        extra = {"run": {"study": result.name, "arm": finals.deployed, "seed": arm.seeds[0], "loss": arm.losses[0]}}
         check = deploy(model, self.corpus, best, card=model_card(shipped), extra=extra, plugin=self.spec.plugin)
         answer = "the same logits" if check.passed else "different logits"
         stage = StageResult(
