@@ -104,6 +104,19 @@ def test_goes_on_beyond_the_context_from_its_newer_half() -> None:
     assert made[6] == expected[0] and len(made) == 30
 
 
+def test_goes_on_beyond_the_context_from_a_whole_prefix() -> None:
+    model = make("heads=4, mask=causal | prefix(6)", context=8)
+    made = generate(model, torch.tensor([[3, 1, 4, 1, 5, 9]]), tokens=9, sampling=GREEDY)[0].tolist()
+    known = [3, 1, 4, 1, 5, 9, *made[:3]]
+    assert made[3] == by_whole_rows(model, torch.tensor([known[-6:]]), 1, GREEDY)[0] and len(made) == 9
+
+
+def test_a_model_with_memory_takes_no_limit() -> None:
+    model = make("heads=4, position=rotary, mask=causal, memory=transformer_xl(8)")
+    with pytest.raises(SpecError, match="a model with memory takes no limit, got 4"):
+        generate(model, torch.tensor([[3, 1]]), tokens=1, limit=4)
+
+
 def test_finished_rows_stay_finished() -> None:
     model, prompt = make(ACCEPTED[0]), torch.tensor([[3, 1, 4], [2, 7, 1]])
     free = generate(model, prompt, tokens=12, sampling=GREEDY)

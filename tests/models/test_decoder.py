@@ -111,6 +111,14 @@ def test_what_cannot_be_truncated_says_so() -> None:
         state.truncate(5)
 
 
+def test_keys_of_a_context_are_normalised_once_however_long_the_text() -> None:
+    model = decoder("heads=2, mask=causal, cross=attention(heads=2, scores=qk_norm)")
+    ids, context = tokens(2, 6), torch.randn(2, 5, WIDTH, dtype=torch.float64)
+    assert torch.allclose(
+        in_chunks(model, ids, (2, 1, 1, 2), context=context), model(ids, context=context).logits, atol=1e-10
+    )
+
+
 def test_padding_of_a_context_is_never_looked_at() -> None:
     model = decoder("heads=2, mask=causal, cross=attention(heads=2)")
     ids, context = tokens(2, 6), torch.randn(2, 5, WIDTH, dtype=torch.float64)

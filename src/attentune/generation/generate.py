@@ -46,11 +46,13 @@ def generate(
         valid: True on the real tokens of a padded prompt (padding may stand on either side).
         end: a row that draws it is finished, and filled up with it; generation stops when all rows are.
         limit: tokens that the model looks back on at most; by default its context. When they are used up, it goes on
-            from the newer half of them. A model with memory needs no limit and has none.
+            from the newer half of them, or from as many as a prefix mask shows to every token. A model with memory
+            forgets by itself and takes no limit.
         on_token: called with each step's new tokens.
 
     Raises:
-        SpecError: the attention shows later keys, so that no step-by-step decoding would be right.
+        SpecError: the attention shows later keys, so that no step-by-step decoding would be right; a limit for a model
+            with memory; logits that are not numbers.
     """
     if tokens < 1:
         raise SpecError(f"tokens must be at least 1, got {tokens}")
@@ -75,6 +77,8 @@ def _steps(
     limit: int | None,
     on_token: Callable[[Tensor], None] | None,
 ) -> Iterator[Tensor]:
+    if limit is not None and model.has_memory:
+        raise SpecError(f"a model with memory takes no limit, got {limit}: its memory decides what it looks back on")
     limit = model.spec.context if limit is None else limit
     if limit < 2:
         raise SpecError(f"limit must be at least 2 tokens, got {limit}")
@@ -97,9 +101,9 @@ def _steps(
             on_token(token)
         if bool(finished.all()) or step + 1 == tokens:
             return
-        known, real = torch.cat([known, token[:, None]], 1), torch.cat([real, ~finished[:, None] | True], 1)
+        known, real = torch.cat([known, token[:, None]], 1), torch.cat([real, torch.ones_like(real[:, :1])], 1)
         if not model.has_memory and known.shape[1] > limit:
-            kept = max(1, limit // 2)
+            kept = max(limit // 2, *(layer.attention.mask.lookahead or 0 for layer in model.spec.layers))
             known, real = known[:, -kept:], real[:, -kept:]
             state = model.start(prompt.shape[0])
             layout = None if bool(real.all()) else Layout.padded(real)

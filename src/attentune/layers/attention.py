@@ -164,9 +164,9 @@ class Attention(nn.Module):
         q, entries = spec.heads.project(heads, dims, x, source if source is not None else (x if cached else None))
         if cached:
             assert state is not None and state.cross is not None
-            entries = state.cross
+            entries = dict(state.cross)
         elif state is not None and self.cross:
-            state.cross = entries
+            state.cross = dict(entries)  # as projected: what changes keys below is done again at every step
         # normalise q and k
         for score, own in zip(spec.scores, params.get("scores", ()), strict=True):
             if isinstance(score, OperandScore):
