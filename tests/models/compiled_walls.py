@@ -55,3 +55,14 @@ def test_packed_rows() -> None:
 
     compiled = torch.compile(packed, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(ids, documents), packed(ids, documents), atol=1e-10)
+
+
+def test_memory_from_segment_to_segment() -> None:
+    torch.compiler.reset()
+    model = decoder("heads=2, position=rotary, mask=causal, memory=transformer_xl(8)", depth=1).train()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    states = [None, None]
+    for segment in tokens(2, 12).split(4, 1):
+        outs = [run(segment, state=state) for run, state in zip((model, compiled), states, strict=True)]
+        assert torch.allclose(outs[0].logits, outs[1].logits, atol=1e-10)
+        states = [out.state for out in outs]

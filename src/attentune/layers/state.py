@@ -143,9 +143,9 @@ def extend(known: Positions | None, new: Positions) -> Positions:
         return new
     rows = max(known.index.shape[0], new.index.shape[0])
     parts: dict[str, Tensor | None] = {}
-    for name in (f.name for f in fields(Positions)):
+    for name in (f.name for f in fields(new)):  # of the value: the compiler cannot read a class's
         pair = getattr(known, name), getattr(new, name)
-        if pair == (None, None) or (pair[0] is None and pair[1] is None):
+        if pair[0] is None and pair[1] is None:
             parts[name] = None
             continue
         filled = [_neutral(name, side) if held is None else held for held, side in zip(pair, (known, new), strict=True)]

@@ -119,7 +119,8 @@ class Decoder(nn.Module):
             state = self.start(ids.shape[0])
         last = ids.shape[1] - 1
         if state is not None:
-            last += 0 if state.positions is None else int(state.positions.position.max()) + 1
+            if state.positions is not None and self.embedding.places is not None:  # reading it waits for the device
+                last += int(state.positions.position.max()) + 1
             layout = self._continue(ids, layout, state)
         elif layout is None:
             layout = Layout.plain(ids.shape[1], device=ids.device)
