@@ -24,7 +24,7 @@ PLUGIN = '''"""Every n-th key (a test).
 
 from typing import Literal
 
-from attentune.spec.slots import Mask
+from attentune.spec.masks import Mask
 
 
 class Every(Mask):

@@ -8,8 +8,9 @@ from torch import Tensor
 from attentune.kernels import KERNELS, Call, Layout, Result
 from attentune.mechanisms import attention
 from attentune.spec.attention import AttentionSpec
+from attentune.spec.masks import Mask
+from attentune.spec.mechanism import Dims
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Dims, Mask
 
 SlotTensors = dict[str, list[dict[str, Tensor]]]
 

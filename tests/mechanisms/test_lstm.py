@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attentune.mechanisms.lstm import LSTM, _recur
-from attentune.spec.slots import Dims
+from attentune.spec.mechanism import Dims
 
 Tensors = dict[str, torch.Tensor]
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from attentune.errors import SpecError
 from attentune.mechanisms import registry
 from attentune.spec.attention import AttentionSpec
+from attentune.spec.masks import Mask
 from attentune.spec.model import FeedForwardSpec, LayerSpec, ModelSpec
-from attentune.spec.slots import Mask
 
 
 def make(slot: str, kind: str, **fields: object) -> object:

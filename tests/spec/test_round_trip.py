@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from attentune.mechanisms import attention, registry
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.codec import from_json, from_toml, json_schema, to_data, to_json, to_toml
+from attentune.spec.masks import Mask
 from attentune.spec.model import LayerSpec, ModelSpec
 from attentune.spec.run import OptimizerSpec, RunSpec
-from attentune.spec.slots import Mask
 from attentune.spec.value import Frozen
 from spec.drawing import attentions, masks, models
 from spec.schema import complaints

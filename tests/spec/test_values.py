@@ -8,9 +8,9 @@ from attentune.mechanisms.causal import Causal
 from attentune.mechanisms.window import Window
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.codec import from_data, from_json, from_toml
+from attentune.spec.masks import And, Not
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import RunSpec
-from attentune.spec.slots import And, Not
 
 
 def test_values_are_frozen() -> None:

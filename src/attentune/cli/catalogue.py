@@ -9,7 +9,8 @@ from textwrap import dedent, fill, indent
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from attentune.errors import AttentuneError
-from attentune.spec.slots import Dims, Heads, Mechanism
+from attentune.spec.mechanism import Dims, Mechanism
+from attentune.spec.slots import Heads
 
 PAPER = re.compile(r"\s*\(([^()]*arXiv:[^()]*)\)")
 WIDTH, HEADS = 512, 8  # the sizes at which the learned tensors are shown

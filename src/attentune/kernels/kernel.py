@@ -13,7 +13,7 @@ from attentune.errors import KernelError, near
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.shapes import Float, Tensor
 from attentune.spec.attention import AttentionSpec
-from attentune.spec.slots import Dims, Params
+from attentune.spec.mechanism import Dims, Params
 
 SlotParams = Mapping[str, Sequence[Params]]  # slot -> the parameters of each of its values
 Wanted = Literal["output", "lse", "weights", "column_mass", "entropy", "top_k"]

@@ -11,8 +11,8 @@ import torch
 
 from attentune.errors import SpecError
 from attentune.shapes import Bool, Int, Tensor
+from attentune.spec.masks import Mask
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Mask
 
 
 class LayoutKind(StrEnum):

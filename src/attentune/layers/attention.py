@@ -16,8 +16,9 @@ from attentune.kernels.plan import KERNELS, Plan, plan
 from attentune.layers.state import LayerState
 from attentune.shapes import Float, Tensor
 from attentune.spec.attention import AttentionSpec
+from attentune.spec.mechanism import Dims, Mechanism, Params
 from attentune.spec.positions import Positions
-from attentune.spec.slots import CarriedScore, Dims, Mechanism, OperandScore, Params, Rotation
+from attentune.spec.slots import CarriedScore, OperandScore, Rotation
 from attentune.spec.text import format_value
 
 OUTPUT = frozenset({"output"})

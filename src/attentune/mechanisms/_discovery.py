@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 from attentune.errors import SpecError
+from attentune.spec.mechanism import Mechanism
 from attentune.spec.registry import Registry
-from attentune.spec.slots import Mechanism
 
 ENTRY_POINTS = "attentune.mechanisms"
 

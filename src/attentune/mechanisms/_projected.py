@@ -11,7 +11,8 @@ from torch.nn.functional import linear
 
 from attentune.errors import SpecError
 from attentune.shapes import Float, Tensor
-from attentune.spec.slots import Dims, Heads, Parameter, Params, constant, normal
+from attentune.spec.mechanism import Dims, Parameter, Params, constant, normal
+from attentune.spec.slots import Heads
 
 
 class ProjectedHeads(Heads):

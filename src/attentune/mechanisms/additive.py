@@ -13,7 +13,8 @@ from typing import Literal, final
 import torch
 
 from attentune.shapes import Float, Tensor
-from attentune.spec.slots import Dims, Parameter, Params, Similarity, normal
+from attentune.spec.mechanism import Dims, Parameter, Params, normal
+from attentune.spec.slots import Similarity
 
 
 @final

@@ -14,8 +14,9 @@ from typing import Literal, final
 import torch
 
 from attentune.shapes import Int, Tensor
+from attentune.spec.mechanism import Dims, Params
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Bias, Dims, Params
+from attentune.spec.slots import Bias
 
 
 @final

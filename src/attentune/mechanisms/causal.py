@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 from attentune.shapes import Bool, Tensor
+from attentune.spec.masks import Mask
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Mask
 
 
 @final

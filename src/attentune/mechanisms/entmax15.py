@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, final
 import torch
 
 from attentune.shapes import Bool, Float, Tensor
-from attentune.spec.slots import Normalizer, Params
+from attentune.spec.mechanism import Params
+from attentune.spec.slots import Normalizer
 
 
 @final

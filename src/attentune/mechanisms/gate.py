@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import linear
 
 from attentune.shapes import Float, Tensor
-from attentune.spec.slots import Combine, Dims, Parameter, Params, normal
+from attentune.spec.mechanism import Dims, Parameter, Params, normal
+from attentune.spec.slots import Combine
 
 
 @final

@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import linear
 
 from attentune.shapes import Bool, Float, Tensor
-from attentune.spec.slots import Dims, Mixer, Parameter, Params, constant, normal
+from attentune.spec.mechanism import Dims, Parameter, Params, constant, normal
+from attentune.spec.slots import Mixer
 
 
 @final

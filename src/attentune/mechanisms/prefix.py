@@ -13,8 +13,8 @@ from pydantic import PositiveInt
 
 from attentune.errors import SpecError
 from attentune.shapes import Bool, Tensor
+from attentune.spec.masks import Mask
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Mask
 
 
 @final

@@ -12,7 +12,8 @@ from typing import Literal, final
 from torch.nn.functional import rms_norm
 
 from attentune.shapes import Float, Tensor
-from attentune.spec.slots import Dims, OperandScore, Parameter, Params, constant
+from attentune.spec.mechanism import Dims, Parameter, Params, constant
+from attentune.spec.slots import OperandScore
 
 
 @final

@@ -13,7 +13,8 @@ from typing import Literal, final
 import torch
 
 from attentune.shapes import Tensor
-from attentune.spec.slots import CarriedScore, Params
+from attentune.spec.mechanism import Params
+from attentune.spec.slots import CarriedScore
 
 
 @final

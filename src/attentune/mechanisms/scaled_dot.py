@@ -14,7 +14,8 @@ import torch
 from pydantic import Field
 
 from attentune.shapes import Float, Tensor
-from attentune.spec.slots import Dims, Params, Similarity
+from attentune.spec.mechanism import Dims, Params
+from attentune.spec.slots import Similarity
 
 
 @final

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal, final
 from pydantic import PositiveInt
 
 from attentune.shapes import Bool, Tensor
+from attentune.spec.masks import Mask
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Mask
 
 
 @final

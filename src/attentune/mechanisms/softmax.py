@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 from attentune.shapes import Bool, Float, Tensor
-from attentune.spec.slots import Normalizer, Params
+from attentune.spec.mechanism import Params
+from attentune.spec.slots import Normalizer
 
 
 @final

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field, model_validator
 
 from attentune.shapes import Int, Tensor
+from attentune.spec.mechanism import Dims, Parameter, Params, normal
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Bias, Dims, Parameter, Params, normal
+from attentune.spec.slots import Bias
 
 
 @final

@@ -13,7 +13,8 @@ from typing import Literal, final
 import torch
 
 from attentune.shapes import Float, Tensor
-from attentune.spec.slots import Dims, HeadMix, Parameter, Params
+from attentune.spec.mechanism import Dims, Parameter, Params
+from attentune.spec.slots import HeadMix
 
 
 @final

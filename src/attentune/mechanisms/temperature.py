@@ -12,8 +12,9 @@ from typing import Annotated, Literal, final
 from pydantic import Field
 
 from attentune.shapes import Float, Int, Tensor
+from attentune.spec.mechanism import Dims, Parameter, Params, constant
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Dims, ElementwiseScore, Parameter, Params, constant
+from attentune.spec.slots import ElementwiseScore
 
 
 @final

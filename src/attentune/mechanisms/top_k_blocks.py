@@ -15,8 +15,9 @@ import torch
 from pydantic import PositiveInt
 
 from attentune.shapes import Bool, Float, Tensor
+from attentune.spec.mechanism import Params
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Params, Selector
+from attentune.spec.slots import Selector
 
 
 @final

@@ -8,15 +8,14 @@ from typing import Any, final
 from pydantic import SerializeAsAny, model_validator
 
 from attentune.errors import SpecError
+from attentune.spec.masks import Mask
+from attentune.spec.mechanism import Dims, Mechanism, Stage
 from attentune.spec.slots import (
     Bias,
     CarriedScore,
     Combine,
-    Dims,
     HeadMix,
     Heads,
-    Mask,
-    Mechanism,
     Memory,
     Normalizer,
     OperandScore,
@@ -25,7 +24,6 @@ from attentune.spec.slots import (
     Score,
     Selector,
     Similarity,
-    Stage,
 )
 from attentune.spec.text import SEVERAL, format_value
 from attentune.spec.value import Frozen

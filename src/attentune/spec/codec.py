@@ -16,9 +16,10 @@ from pydantic import BaseModel, create_model
 
 from attentune.errors import SpecError, near
 from attentune.spec.attention import NEUTRAL, AttentionSpec
+from attentune.spec.mechanism import Mechanism
 from attentune.spec.model import LayerSpec, ModelSpec
 from attentune.spec.registry import Registry
-from attentune.spec.slots import ATTENTION_SLOTS, SLOTS, Mechanism
+from attentune.spec.slots import ATTENTION_SLOTS, SLOTS
 from attentune.spec.text import SEVERAL, format_value, parse_slot, split
 from attentune.spec.value import Frozen
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from inspect import isabstract
 
 from attentune.errors import SpecError, near
-from attentune.spec.slots import SLOTS, And, Mask, Mechanism, Not, Or
+from attentune.spec.masks import And, Mask, Not, Or
+from attentune.spec.mechanism import Mechanism
+from attentune.spec.slots import SLOTS
 
 
 class Registry:

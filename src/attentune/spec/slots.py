@@ -7,91 +7,16 @@ values stand in `attentune.mechanisms`, one file each.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, ClassVar, Literal, final
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
-from pydantic import SerializeAsAny, field_validator
 
 from attentune.shapes import Bool, Float, Int, Tensor
+from attentune.spec.masks import Mask
+from attentune.spec.mechanism import Dims, Mechanism, Params, ScoreForm, Stage
 from attentune.spec.positions import Positions
-from attentune.spec.value import Frozen
-
-Params = Mapping[str, Tensor]  # the parameters of one value, by the names it declared
-
-
-class Stage(StrEnum):
-    """Where in the dataflow a value acts, in order."""
-
-    OPERANDS = "operands"
-    SIMILARITY = "similarity"
-    PRE_MIX = "pre-mix"
-    SCORES = "scores"
-    VISIBLE = "visible"
-    NORMALIZE = "normalise"
-    POST_MIX = "post-mix"
-    COMBINE = "combine"
-    BESIDE = "beside attention"
-
-
-class ScoreForm(StrEnum):
-    """What a kernel must be able to do to compute a score value; kernels read only this."""
-
-    ELEMENTWISE = "elementwise"  # from (s, query position, key position, head) alone
-    BILINEAR = "bilinear"  # extra columns on q and k
-    ROW_GLOBAL = "row-global"  # needs the whole row
-    CROSS_HEAD = "cross-head"  # needs all heads
-
-
-@dataclass(frozen=True)
-class Dims:
-    """The sizes a value may need to declare its parameters."""
-
-    width: int  # E
-    heads: int  # H
-    groups: int  # G
-    head_width: int  # D
-    value_width: int  # V
-    source_width: int  # E of the keys' side; differs from `width` in cross-attention only
-    depth: int = 1
-    bias: bool = False
-    cross: bool = False
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One tensor that the layer shall own: its shape, how it is filled at first, whether it decays."""
-
-    shape: tuple[int, ...]
-    init: Callable[[Tensor], object]
-    weight_decay: bool = False
-
-
-def normal(std: float) -> Callable[[Tensor], object]:
-    """Fills a tensor with draws from a normal distribution around 0."""
-    return lambda tensor: tensor.normal_(0.0, std)
-
-
-def constant(value: float) -> Callable[[Tensor], object]:
-    """Fills a tensor with `value`."""
-    return lambda tensor: tensor.fill_(value)
-
-
-class Mechanism(Frozen, ABC):
-    """A value in one slot. `kind` is its name: the name of its file, which users type."""
-
-    slot: ClassVar[str]
-    stage: ClassVar[Stage]
-    needs_order: ClassVar[bool] = False  # compares positions of queries with positions of keys
-    kind: str
-
-    def parameters(self, dims: Dims) -> dict[str, Parameter]:
-        """What the layer must own for this value; nothing unless the value says otherwise."""
-        del dims
-        return {}
 
 
 class Heads(Mechanism):
@@ -187,103 +112,6 @@ class Bias(Position):
     @abstractmethod
     def bias(self, params: Params, dims: Dims, query: Positions, key: Positions, head: Int[Tensor, "..."]) -> Tensor:
         """The number to add; all arguments broadcast against each other."""
-
-
-class Mask(Mechanism):
-    """A predicate on positions. `&`, `|` and `~` compose; documents and padding are not its business."""
-
-    slot: ClassVar[str] = "mask"
-    stage: ClassVar[Stage] = Stage.VISIBLE
-
-    @abstractmethod
-    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
-        """True where `query` may see `key`; the arguments broadcast against each other."""
-
-    @property
-    @abstractmethod
-    def lookahead(self) -> int | None:
-        """How far a query may see keys later than itself: 0 never, n only keys at positions below n, None anywhere."""
-
-    def __and__(self, other: Mask) -> Mask:
-        return And(masks=_parts(And, self) + _parts(And, other))
-
-    def __or__(self, other: Mask) -> Mask:
-        return Or(masks=_parts(Or, self) + _parts(Or, other))
-
-    def __invert__(self) -> Mask:
-        return self.mask if isinstance(self, Not) else Not(mask=self)
-
-
-class _Several(Mask):
-    masks: tuple[SerializeAsAny[Mask], ...]
-
-    @field_validator("masks")
-    @classmethod
-    def _at_least_two(cls, masks: tuple[Mask, ...]) -> tuple[Mask, ...]:
-        if len(masks) < 2:
-            raise ValueError(f"needs at least 2 masks, got {len(masks)}")
-        return tuple(part for mask in masks for part in _parts(cls, mask))  # a & (b & c) is a & b & c
-
-
-@final
-class And(_Several):
-    """Visible where all of `masks` agree."""
-
-    kind: Literal["and"] = "and"
-
-    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
-        seen = self.masks[0].visible(query, key)
-        for mask in self.masks[1:]:
-            seen = seen & mask.visible(query, key)
-        return seen
-
-    @property
-    def lookahead(self) -> int | None:
-        return min((n for mask in self.masks if (n := mask.lookahead) is not None), default=None)
-
-
-@final
-class Or(_Several):
-    """Visible where any of `masks` says so."""
-
-    kind: Literal["or"] = "or"
-
-    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
-        seen = self.masks[0].visible(query, key)
-        for mask in self.masks[1:]:
-            seen = seen | mask.visible(query, key)
-        return seen
-
-    @property
-    def lookahead(self) -> int | None:
-        bounds = [mask.lookahead for mask in self.masks]
-        return None if None in bounds else max(n for n in bounds if n is not None)
-
-
-@final
-class Not(Mask):
-    """Visible where `mask` hides."""
-
-    kind: Literal["not"] = "not"
-    mask: SerializeAsAny[Mask]
-
-    @field_validator("mask")
-    @classmethod
-    def _once(cls, mask: Mask) -> Mask:
-        if isinstance(mask, Not):
-            raise ValueError("a mask hidden twice is the mask itself")
-        return mask
-
-    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
-        return ~self.mask.visible(query, key)
-
-    @property
-    def lookahead(self) -> int | None:
-        return None
-
-
-def _parts(composite: type[_Several], mask: Mask) -> tuple[Mask, ...]:
-    return mask.masks if isinstance(mask, composite) else (mask,)
 
 
 class Score(Mechanism):

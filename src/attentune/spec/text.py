@@ -13,8 +13,9 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from attentune.errors import SpecError, near
+from attentune.spec.masks import And, Mask, Not, Or
+from attentune.spec.mechanism import Mechanism
 from attentune.spec.registry import Registry
-from attentune.spec.slots import And, Mask, Mechanism, Not, Or
 from attentune.spec.value import Frozen
 
 SEVERAL = ("scores", "combine", "branches")  # slots that hold a tuple
