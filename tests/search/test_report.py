@@ -17,10 +17,19 @@ from attentune.errors import SpecError, StorageError
 from attentune.search import wording
 from attentune.search.analysis import difference
 from attentune.search.card import cell, fenced, model_card
-from attentune.search.charts import Axis, CurveSeries, axis, learning_curves, quality_against_cost, round_step
+from attentune.search.charts import (
+    Axis,
+    CurveSeries,
+    axis,
+    learning_curves,
+    quality_against_cost,
+    round_step,
+    tick_texts,
+)
 from attentune.search.pictures import AttentionPicture, ReportPictures, image_uri, reach_text, visible
 from attentune.search.report import cost_points, report_html, stage_views, write_report
 from attentune.search.result import ArmResult, Difference, StudyResult
+from attentune.search.wording import short_count
 
 VOID = {"meta", "link", "br", "img", "rect", "image", "line", "path", "circle", "polyline"}
 
@@ -351,3 +360,8 @@ def test_the_card_holds_the_numbers_and_survives_awkward_text(study_result: Stud
     assert "optuna 5.0.0\n\n```\nattentune optimize" in card
     assert fenced("a\n```\nb").startswith("````\n")
     assert cell("a | b") == "`a \\| b`"
+
+
+def test_ticks_that_the_short_form_cannot_tell_apart_are_written_out() -> None:
+    assert tick_texts((803_900.0, 804_000.0), short_count) == [(803_900.0, "803,900"), (804_000.0, "804,000")]
+    assert tick_texts((1e6, 2e6), short_count) == [(1e6, "1M"), (2e6, "2M")]

@@ -80,14 +80,12 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str, x_text: Callable[[float
                 x.start - 8, height + 4, f"{value:.{digits}f}"
             )
         )
-    for value in x.ticks(4):
+    for value, text in tick_texts(x.ticks(4), x_text):
         across = x.at(value)
         parts.append(
             Markup('<line class="grid faint" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across, across, y.start, y.end)
         )
-        parts.append(
-            Markup('<text class="tick middle" x="{}" y="{}">{}</text>').format(across, y.start + 18, x_text(value))
-        )
+        parts.append(Markup('<text class="tick middle" x="{}" y="{}">{}</text>').format(across, y.start + 18, text))
     parts.append(Markup('<text class="axis end" x="{}" y="{}">{}</text>').format(x.end, y.start + 40, x_label))
     parts.append(
         Markup('<text class="axis middle upright" transform="translate(14 {}) rotate(-90)">{}</text>').format(
@@ -95,6 +93,14 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str, x_text: Callable[[float
         )
     )
     return Markup("").join(parts)
+
+
+def tick_texts(ticks: Sequence[float], text: Callable[[float], str]) -> list[tuple[float, str]]:
+    """The ticks with their texts; written out in full where the short form would not tell them apart."""
+    texts = [text(value) for value in ticks]
+    if len(set(texts)) < len(texts):
+        texts = [f"{value:,.6g}" if abs(value) < 1 else f"{value:,.0f}" for value in ticks]
+    return list(zip(ticks, texts, strict=True))
 
 
 def _svg(content: Markup, label: str, height: float = HEIGHT) -> Markup:
