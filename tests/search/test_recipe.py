@@ -9,6 +9,7 @@ from attentune.models.build import build
 from attentune.search.recipe import (
     Recipe,
     baseline_recipe,
+    check_candidates,
     count_parameters,
     joined,
     model_spec,
@@ -35,6 +36,8 @@ def test_the_baseline_is_the_attention_of_2017(base: Recipe) -> None:
 @pytest.mark.parametrize(("slot", "text"), CANDIDATES)
 def test_every_default_candidate_has_the_baselines_parameters(base: Recipe, slot: str, text: str) -> None:
     target = count_parameters(model_spec(base, SPEC, vocab_size=65))
+    if slot == "memory":  # goes on beyond the context, where learned positions end
+        base = base.holding("position", "rotary")
     found = count_parameters(model_spec(base.holding(slot, text), SPEC, vocab_size=65))
     assert abs(found - target) <= 0.02 * target
 
@@ -124,3 +127,33 @@ def test_flat_settings_name_everything() -> None:
     flat = baseline_recipe(StudySpec(model=ModelSizes(width=64, depth=2, heads=2))).flat()
     assert {"attention", "learning_rate", "optimizer", "schedule", "width", "depth", "heads"} <= set(flat)
     assert (flat["width"], flat["depth"], flat["heads"]) == (64, 2, 2)
+
+
+def test_candidates_may_use_every_form() -> None:
+    check_candidates(StudySpec())
+    check_candidates(
+        StudySpec(
+            candidates={
+                "position": ("none", "rotary + learned", "sinusoidal"),
+                "heads": ("grouped", "4/2", "latent(4, rank=16)"),
+                "mask": ("causal & window(16); causal",),
+                "scores": ("qk_norm + soft_cap(30)",),
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("slot", "text", "message"),
+    [
+        ("position", "rotry", "candidates.position: position=rotry is unknown; did you mean 'rotary'"),
+        ("scores", "soft_cap", "candidates.scores: soft_cap.cap is required"),
+        ("mask", "causal; windw(4)", "did you mean 'window'"),
+        ("combine", "gate(per=row)", "candidates.combine: gate.per"),
+        ("normalizer", "softmax(", "candidates.normalizer: cannot read"),
+    ],
+)
+def test_a_misspelt_candidate_is_an_error_before_anything_is_trained(slot: str, text: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_candidates(StudySpec(candidates={slot: (text,)}))
+    assert message in str(caught.value)

@@ -18,6 +18,7 @@ from attentune.mechanisms import layer, registry
 from attentune.models.decoder import Decoder
 from attentune.search.result import Scalar
 from attentune.search.space import ADDED, ModelSizes, Settings, Shape, StudySpec
+from attentune.spec.codec import mechanism_from_data
 from attentune.spec.model import FeedForwardSpec, LayerSpec, ModelSpec
 from attentune.spec.run import ClipSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from attentune.spec.slots import SLOTS
@@ -85,6 +86,24 @@ def baseline_recipe(spec: StudySpec) -> Recipe:
     for slot, text in found.items():
         recipe = recipe.holding(slot, text)
     return recipe
+
+
+def check_candidates(spec: StudySpec) -> None:
+    """Raises where a candidate is no value of its slot. Whether it fits the other slots, its own trial will tell.
+
+    Raises:
+        SpecError: naming the slot and the candidate, with near names.
+    """
+    for slot, texts in spec.space().items():
+        for text in texts:
+            for piece in text.split(";"):
+                value = _inside(piece) if slot == "position" else piece.strip()
+                if slot == "heads":
+                    value = _with_numbers(value, spec.model.heads)
+                try:
+                    mechanism_from_data(slot, value, registry)
+                except SpecError as error:
+                    raise SpecError(f"candidates.{slot}: {error}") from None
 
 
 def joined(slot: str, held: str, added: str, order: tuple[str, ...]) -> str:

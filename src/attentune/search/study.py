@@ -38,7 +38,7 @@ from attentune.search.finals import Finals, deployed_job
 from attentune.search.pictures import ReportPictures
 from attentune.search.progress import Quiet, StudyProgress
 from attentune.search.protocol import protocol
-from attentune.search.recipe import baseline_recipe, model_spec
+from attentune.search.recipe import baseline_recipe, check_candidates, model_spec
 from attentune.search.report import write_report
 from attentune.search.result import STAGES, DataResult, ObjectiveResult, StageResult, StudyResult
 from attentune.search.runner import trained_model
@@ -88,7 +88,8 @@ def optimize(
         if spec.plugin is not None:
             load_plugin(spec.plugin, registry)
         corpus = load_corpus(spec.data, context=spec.context, progress=progress.text_prepared)
-        # Before the folder is claimed: a mistake in the baseline must not leave a study that cannot go on.
+        # Before the folder is claimed: a mistake in baseline or candidates must not leave a study that cannot go on.
+        check_candidates(spec)
         model_spec(baseline_recipe(spec), spec, vocab_size=corpus.vocab_size)
         book = Book(folder, seed=spec.seed)
         try:
