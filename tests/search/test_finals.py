@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from attentune.data.corpus import Corpus
 from attentune.search.analysis import difference
+from attentune.search.book import Book
 from attentune.search.finals import Finals, _compare, _why_tuned, deployed_job
 from attentune.search.recipe import baseline_recipe
 from attentune.search.result import ArmResult
+from attentune.search.runs import Runs
 from attentune.search.space import ObjectiveSpec, StudySpec
 
 SEEDS = (0, 1, 2)
+Kind = TypeVar("Kind")
+
+
+def bare(kind: type[Kind], **parts: Any) -> Kind:
+    """An instance of `kind` that holds `parts` and nothing else: what is compared needs no study under way."""
+    made = object.__new__(kind)
+    for name, part in parts.items():
+        object.__setattr__(made, name, part)
+    return made
 
 
 def arm(name: str, losses: tuple[float, ...], **costs: Any) -> ArmResult:
@@ -23,7 +36,7 @@ def arm(name: str, losses: tuple[float, ...], **costs: Any) -> ArmResult:
 def compared(winner: ArmResult, tuned: ArmResult, **objective: Any) -> tuple[str, str]:
     spec = StudySpec(objective=ObjectiveSpec(**objective))
     base = baseline_recipe(spec)
-    runs: Any = SimpleNamespace(spec=spec, base=base)
+    runs = bare(Runs, spec=spec, base=base)
     recipes = {"baseline": base, "tuned": base, "winner": base.holding("position", "rotary")}
     arms = {"baseline": arm("baseline", (2.0, 2.01, 2.02)), "tuned": tuned, "winner": winner}
     finals: Finals = _compare(runs, recipes, arms, 10)
@@ -84,11 +97,10 @@ def test_what_is_shipped_is_a_run_that_did_not_break() -> None:
         for place, name in enumerate(("baseline", "tuned", "winner"))
         for seed in SEEDS
     }
-    runs: Any = SimpleNamespace(
-        spec=spec, base=base, corpus=None, book=SimpleNamespace(outcomes=outcomes), trial_folder=lambda number: number
-    )
+    book = bare(Book, folder=Path("study"), outcomes=outcomes)
+    runs = bare(Runs, spec=spec, base=base, corpus=bare(Corpus), book=book)
     broke = ArmResult(name="winner", attention="w", seeds=(1, 2), losses=(1.8, 1.81))
     recipes = {"baseline": base, "tuned": base, "winner": base.holding("position", "rotary")}
     finals = _compare(runs, recipes, {"baseline": TUNED, "tuned": TUNED, "winner": broke}, 10)
     assert [deployed_job(runs, finals, name).seed for name in ("baseline", "tuned", "winner")] == [0, 0, 1]
-    assert deployed_job(runs, finals, "winner").folder == 21
+    assert deployed_job(runs, finals, "winner").folder == Path("study/trials/0021")
