@@ -204,17 +204,23 @@ def test_a_mistake_in_the_baseline_does_not_claim_the_folder(
 def test_bad_candidates_and_settings_are_recorded_and_do_not_stop_the_study(text: Path, tmp_path: Path) -> None:
     spec = tiny_spec(text, search_steps=8, steps=8, folds=3, objective=ObjectiveSpec(max_parameters=1e6))
     wild = spec.tuning.replace(trials=2, learning_rates={"adamw": (1e30, 1e38)}, schedules=("constant",))
-    candidates = {"position": ("rotory",), "heads": ("3",), "scores": ("qk_norm",)}
+    candidates = {"position": ("rotary(fraction=0.3)",), "heads": ("3",), "scores": ("qk_norm",)}
     result = optimize(spec.replace(tuning=wild, candidates=candidates), out=tmp_path)
     refused = [trial for trial in result.trials if trial.status == "refused"]
     assert len(refused) == 2
-    assert any("did you mean 'rotary'" in trial.reason for trial in refused)
+    assert any("rotary" in trial.reason and "0.3" in trial.reason for trial in refused)
     failed = [trial for trial in result.trials if trial.status == "failed"]
     assert failed and all("not finite" in trial.reason for trial in failed)
     assert result.tuned.settings["learning_rate"] == spec.settings.learning_rate
     assert result.seeds == (0, 1, 2)  # the folds
     assert [trial.number for trial in read_ledger(tmp_path / "ledger.csv")] == list(range(len(result.trials)))
     assert result.objective.constraints[0].cost == "parameters"
+
+
+def test_a_misspelt_candidate_stops_the_study_before_it_claims_the_folder(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="did you mean 'rotary'"):
+        optimize(tiny_spec(text, candidates={"position": ("rotory",)}), out=tmp_path)
+    assert not (tmp_path / "study.db").exists()
 
 
 def test_where_no_bound_can_be_kept_the_study_says_so(text: Path, tmp_path: Path) -> None:
