@@ -232,6 +232,8 @@ def test_sentences(gains: tuple[float, ...], sentence: str) -> None:
 def test_a_winner_that_is_the_tuned_baseline_claims_nothing(study_result: StudyResult) -> None:
     same = study_result.replace(winner=study_result.tuned.replace(name="winner"))
     assert wording.verdict_sentences(same)[1].startswith("No candidate attention was better")
+    untried = same.replace(trials=tuple(trial for trial in same.trials if trial.arm != "candidate"))
+    assert wording.verdict_sentences(untried)[1].startswith("No candidate attention was tried")
 
 
 @pytest.mark.parametrize(

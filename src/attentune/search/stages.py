@@ -156,7 +156,7 @@ def _slots(
 
 
 def context_text(found: Found) -> str:
-    """Whether the context pays: how far the loss falls from the start of the context to its end."""
+    """Whether the context pays: the loss from the start of the context to its end."""
     parts = []
     for name, contender in (("the tuned baseline", found.tuned), ("the incumbent", found.incumbent)):
         losses = contender.outcome.by_position
@@ -164,7 +164,7 @@ def context_text(found: Found) -> str:
             half = len(losses) // 2
             late = losses[half] - losses[-1]
             parts.append(
-                f"for {name} the loss falls from {losses[0]:.3f} in the first eighth of the context to "
+                f"for {name} the loss is {losses[0]:.3f} in the first eighth of the context, "
                 f"{losses[half]:.3f} after half of it and {losses[-1]:.3f} at its end, so the second half "
                 f"is worth {late:+.3f} nats"
             )

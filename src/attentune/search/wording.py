@@ -131,6 +131,9 @@ def judgement(subject: str, found: Difference, *, further: bool = False) -> str:
 def verdict_sentences(result: StudyResult) -> tuple[str, str]:
     """What tuning gained and what the attention alone gained, each with its band: the top of report and card."""
     tuning = judgement("Tuning the baseline", result.tuning)
+    tried = any(trial.arm == "candidate" and trial.status != "refused" for trial in result.trials)
+    if result.winner.attention == result.tuned.attention and not tried:
+        return tuning, "No candidate attention was tried: the budget was too small, so the baseline's own stays."
     if result.winner.attention == result.tuned.attention:
         return tuning, "No candidate attention was better than the tuned baseline's own, which therefore stays."
     further = result.tuning.verdict == "gain" and result.attention.verdict == "gain"

@@ -55,6 +55,10 @@ class Registry:
         kinds = self.kinds(slot)
         if name in kinds:
             return kinds[name]
+        if slot == "position" and name in ("sinusoidal", "learned"):
+            raise SpecError(
+                f"position={kind} is added to the embeddings, not inside attention: it is a field of the model"
+            )
         elsewhere = [other for other, held in self._kinds.items() if name in held]
         if elsewhere:
             raise SpecError(f"{slot}={kind} is unknown; {name} belongs in {' or '.join(elsewhere)}")
