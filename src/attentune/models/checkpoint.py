@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from attentune.errors import CheckpointError, SpecError
 from attentune.mechanisms import registry
@@ -64,7 +65,7 @@ def save_model(
             "version": VERSION,
             "model": to_data(model.spec),
             "layers": [str(layer) for layer in model.spec.layers],
-            "weights": _signature(new / WEIGHTS),
+            "weights": signature_of(new / WEIGHTS),
             "torch": torch.__version__,
             **dict(extra or {}),
         }
@@ -89,7 +90,7 @@ def load_model(folder: str | Path) -> LoadedModel:
     if not weights.is_file():
         raise CheckpointError(f"{place} is incomplete: {WEIGHTS} is missing")
     signature = config.get("weights")
-    if signature is not None and signature != _signature(weights):
+    if signature is not None and signature != signature_of(weights):
         raise CheckpointError(f"{weights} is damaged: it is not as it was written; restore it from a copy")
     try:
         spec = model_from_data(config.get("model"), registry)
@@ -104,7 +105,7 @@ def load_model(folder: str | Path) -> LoadedModel:
     return LoadedModel(model.eval(), place, config)
 
 
-def weights_of(model: Decoder) -> dict[str, torch.Tensor]:
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and saved buffers by name, shared ones once."""
     saved = model.state_dict()
     return {**dict(model.named_parameters()), **{n: b for n, b in model.named_buffers() if n in saved}}
@@ -154,6 +155,7 @@ def _config(place: Path) -> dict[str, Any]:
     return config
 
 
-def _signature(path: Path) -> dict[str, Any]:
+def signature_of(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, by which damage is told."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

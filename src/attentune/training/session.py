@@ -16,6 +16,7 @@ from torch import nn
 from attentune.data.corpus import Corpus
 from attentune.errors import TrainingError
 from attentune.evaluation.language import LanguageScore, evaluate_language, language_loss
+from attentune.models.checkpoint import weights_of
 from attentune.spec.run import RunSpec
 from attentune.training.diagnostics import GradientRecord, likely_cause
 from attentune.training.feed import StepData, step_feed
@@ -24,7 +25,7 @@ from attentune.training.optimizers import build_optimizer
 from attentune.training.reporting import peak_bytes
 from attentune.training.result import Evaluation, TrainResult
 from attentune.training.schedules import learning_rate_share
-from attentune.training.state import Snapshot, load_latest, load_tensors, require_same, save_snapshot, unique_tensors
+from attentune.training.state import Snapshot, load_latest, load_tensors, require_same, save_snapshot
 from attentune.training.watch import StepWatch
 
 
@@ -106,7 +107,7 @@ class Session:
         if self.folder is None:
             return
         self.watch.settle()
-        weights = unique_tensors(self.model)
+        weights = weights_of(self.model)
         if not all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()):
             self._broken(self.step, "weights")
         memory, plain = take_apart(self._states if self.has_memory else [])

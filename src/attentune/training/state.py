@@ -7,7 +7,6 @@ kept: when the newer one is damaged, training goes on from the older.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from attentune.errors import CheckpointError, TrainingError
+from attentune.models.checkpoint import signature_of, weights_of
 from attentune.models.storage import atomic_folder
 
 FORMAT = "attentune-training"
@@ -51,7 +51,7 @@ def save_snapshot(folder: Path, snapshot: Snapshot) -> Path:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors[group].items()}
             save_file(tensors, new / f"{group}.safetensors")
         (new / "progress.json").write_text(json.dumps(snapshot.progress), encoding="utf-8")
-        files = {path.name: _signature(path) for path in sorted(new.iterdir())}
+        files = {path.name: signature_of(path) for path in sorted(new.iterdir())}
         manifest = {"format": FORMAT, "version": VERSION, "step": snapshot.step, "files": files}
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for old in checkpoints(folder)[:-KEPT]:
@@ -111,13 +111,6 @@ def require_same(stored: dict[str, Any], current: dict[str, Any], folder: Path) 
     )
 
 
-def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers of `model` by name, tied ones once."""
-    saved = model.state_dict()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
-    return {**dict(model.named_parameters()), **buffers}
-
-
 @torch.no_grad()
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copies `tensors` into the model that they were taken from.
@@ -125,7 +118,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     Raises:
         CheckpointError: names or shapes differ.
     """
-    own = unique_tensors(model)
+    own = weights_of(model)
     odd = sorted(own.keys() ^ tensors.keys()) + [
         n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape
     ]
@@ -158,14 +151,9 @@ def _problem(path: Path) -> str | None:
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if _signature(file) != signature:
+        if signature_of(file) != signature:
             return f"{name} is not as it was written"
     return None
-
-
-def _signature(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
