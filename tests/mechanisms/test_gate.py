@@ -8,19 +8,22 @@ from attentune.kernels import Layout
 from attentune.layers.attention import Attention
 from attentune.mechanisms import attention
 from attentune.mechanisms.gate import Gate
+from attentune.spec.mechanism import Dims
+
+DIMS = Dims(width=3, heads=2, groups=2, head_width=3, value_width=3, source_width=3)
 
 
 def test_one_gate_a_head_by_hand() -> None:
     o, x = torch.ones(1, 2, 1, 3), torch.tensor([[[1.0, 0.0, 2.0]]])
     weight = torch.tensor([[0.0, 5.0, 0.0], [1.0, 0.0, 1.0]])
-    gated = Gate().combine({"weight": weight}, o, x)
+    gated = Gate().combine({"weight": weight}, DIMS, o, x, o)
     assert gated[0, 0, 0].tolist() == [0.5] * 3
     assert gated[0, 1, 0].tolist() == pytest.approx([0.95257412682] * 3)
 
 
 def test_one_gate_a_column_by_hand() -> None:
     o, x = torch.ones(1, 2, 1, 2), torch.ones(1, 1, 1)
-    gated = Gate(per="element").combine({"weight": torch.tensor([[0.0], [1.0], [-1.0], [100.0]])}, o, x)
+    gated = Gate(per="element").combine({"weight": torch.tensor([[0.0], [1.0], [-1.0], [100.0]])}, DIMS, o, x, o)
     assert gated.flatten().tolist() == pytest.approx([0.5, 0.73105857863, 0.26894142137, 1.0])
 
 

@@ -163,6 +163,7 @@ class Attention(nn.Module):
         # project
         cached = state is not None and self.cross and source is None
         q, entries = spec.heads.project(heads, dims, x, source if source is not None else (x if cached else None))
+        projected = q
         if cached:
             assert state is not None and state.cross is not None
             entries = dict(state.cross)
@@ -189,7 +190,7 @@ class Attention(nn.Module):
         # combine, project back
         o = result.output
         for value, own in zip(spec.combine, params.get("combine", ()), strict=True):
-            o = value.combine(own, o, x)
+            o = value.combine(own, dims, o, x, projected)
         return AttentionOutput(spec.heads.output(heads, dims, o), handed, result.extra)
 
     def _rotate(self, rotation: Rotation, q: Tensor, key: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,11 @@ from torch.nn.functional import linear
 
 from attentune.shapes import Float, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, normal
-from attentune.spec.slots import Combine
+from attentune.spec.slots import OutputCombine
 
 
 @final
-class Gate(Combine):
+class Gate(OutputCombine):
     """A gate that the query's own token computes."""
 
     kind: Literal["gate"] = "gate"
@@ -29,7 +29,12 @@ class Gate(Combine):
         return {"weight": Parameter((rows, dims.width), normal(0.02), weight_decay=True)}
 
     def combine(
-        self, params: Params, o: Float[Tensor, "B H Q V"], x: Float[Tensor, "B Q E"]
+        self,
+        params: Params,
+        dims: Dims,
+        o: Float[Tensor, "B H Q V"],
+        x: Float[Tensor, "B Q E"],
+        q: Float[Tensor, "B H Q D"],
     ) -> Float[Tensor, "B H Q V"]:
         gate = torch.sigmoid(linear(x, params["weight"]))
         gated: Tensor = o * gate.unflatten(-1, (o.shape[1], -1)).transpose(1, 2)

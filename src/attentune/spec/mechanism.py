@@ -35,6 +35,7 @@ class ScoreForm(StrEnum):
     BILINEAR = "bilinear"  # extra columns on q and k
     ROW_GLOBAL = "row-global"  # needs the whole row
     CROSS_HEAD = "cross-head"  # needs all heads
+    RELATIVE = "relative"  # from q (and k) and the distance between the two positions
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,9 @@ class Mechanism(Frozen, ABC):
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         """What the layer must own for this value; nothing unless the value says otherwise."""
         del dims
+        return {}
+
+    def losses(self, params: Params, dims: Dims) -> dict[str, Tensor]:
+        """Scalars to add to the training loss, already weighted, such as the penalty of an adaptive span."""
+        del params, dims
         return {}

@@ -102,6 +102,14 @@ class Rotation(Position):
     def rotate(self, x: Float[Tensor, "B N T C"], table: tuple[Tensor, Tensor]) -> Float[Tensor, "B N T C"]:
         """`x` turned by its positions."""
 
+    @property
+    def steady_length(self) -> int | None:
+        """Up to how many tokens the angles do not depend on the length of the row; None for any number.
+
+        Keys that were turned and cached cannot be turned anew, so that decoding step by step ends there.
+        """
+        return None
+
 
 class Bias(Position):
     """Adds to each score a number that depends on head and positions."""
@@ -112,6 +120,33 @@ class Bias(Position):
     @abstractmethod
     def bias(self, params: Params, dims: Dims, query: Positions, key: Positions, head: Int[Tensor, "..."]) -> Tensor:
         """The number to add; all arguments broadcast against each other."""
+
+
+class RelativePosition(Position):
+    """Adds to each score what the query (and the key) make of the distance between them; needs q itself."""
+
+    stage: ClassVar[Stage] = Stage.SCORES
+    form: ClassVar[ScoreForm] = ScoreForm.RELATIVE
+
+    @abstractmethod
+    def scores(
+        self,
+        params: Params,
+        dims: Dims,
+        q: Float[Tensor, "B H Q D"],
+        k: Float[Tensor, "B H K D"],
+        query: Positions,
+        key: Positions,
+        scale: float,
+    ) -> Float[Tensor, "B H Q K"]:
+        """The number to add, times the `scale` of the similarity; `query` is [B 1 Q 1], `key` [B 1 1 K]."""
+
+    def values(
+        self, params: Params, dims: Dims, p: Float[Tensor, "B H Q K"], query: Positions, key: Positions
+    ) -> Float[Tensor, "B H Q V"] | None:
+        """What the weights `p` add to the output beside p v; None for nothing."""
+        del params, dims, p, query, key
+        return None
 
 
 class Score(Mechanism):
@@ -216,16 +251,51 @@ class Selector(Mechanism):
 
 
 class Combine(Mechanism):
-    """Acts on the attention's output before it is projected."""
+    """What becomes of the attention's output, and of the values that it sums."""
 
     slot: ClassVar[str] = "combine"
+
+
+class OutputCombine(Combine):
+    """Acts on the attention's output before it is projected."""
+
     stage: ClassVar[Stage] = Stage.COMBINE
 
     @abstractmethod
     def combine(
-        self, params: Params, o: Float[Tensor, "B H Q V"], x: Float[Tensor, "B Q E"]
+        self,
+        params: Params,
+        dims: Dims,
+        o: Float[Tensor, "B H Q W"],
+        x: Float[Tensor, "B Q E"],
+        q: Float[Tensor, "B H Q D"],
     ) -> Float[Tensor, "B H Q V"]:
-        """The output to go on with; `x` is what the queries were projected from."""
+        """The output to go on with.
+
+        `x` is what the queries were projected from, `q` the projected queries before anything changed them.
+        W is V, unless `values` widened the values.
+        """
+
+    def values(self, dims: Dims, v: Float[Tensor, "B G K V"]) -> Float[Tensor, "B G K W"]:
+        """The values that the weights sum; of another width than V only where `wide` says so."""
+        del dims
+        return v
+
+    def wide(self, dims: Dims) -> int:
+        """W, the width of the values that `values` gives."""
+        return dims.value_width
+
+
+class CarriedValue(Combine):
+    """Mixes the values of an earlier layer into this one's, before they are cached."""
+
+    stage: ClassVar[Stage] = Stage.OPERANDS
+
+    @abstractmethod
+    def mix(
+        self, params: Params, v: Float[Tensor, "B G K V"], carried: Float[Tensor, "B G K V"] | None
+    ) -> tuple[Float[Tensor, "B G K V"], Float[Tensor, "B G K V"]]:
+        """The values to go on with, and what to hand to the next layer; the first layer is handed None."""
 
 
 class Memory(Mechanism):
