@@ -49,3 +49,13 @@ def test_what_a_token_costs_in_the_cache() -> None:
 def test_groups_must_divide_heads() -> None:
     with pytest.raises(SpecError, match="groups must divide heads, got heads=8, groups=3"):
         attention("heads=8/3")
+
+
+def test_heads_may_be_of_a_width_of_their_own() -> None:
+    spec = attention("heads=grouped(3, 1, head_width=6)")
+    assert str(spec) == "heads=grouped(3, 1, head_width=6)"
+    module = Attention(spec, width=8)
+    assert (module.dims.head_width, module.dims.value_width) == (6, 6)
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    assert shapes == {"heads.0.qkv": (5 * 6, 8), "heads.0.out": (8, 3 * 6)}
+    assert module(torch.randn(2, 5, 8), Layout.plain(5)).y.shape == (2, 5, 8)

@@ -19,6 +19,7 @@ class ProjectedHeads(Heads):
     """q = W_q x, k = W_k x, v = W_v x, y = W_o o; one matrix for q, k, v where x is the same."""
 
     heads: PositiveInt
+    head_width: PositiveInt | None = None  # columns of a head; None: width / heads
 
     @property
     @abstractmethod
@@ -26,6 +27,8 @@ class ProjectedHeads(Heads):
         """G."""
 
     def width_of_head(self, width: int) -> int:
+        if self.head_width is not None:
+            return self.head_width
         if width % self.heads:
             raise SpecError(f"heads must divide the width, got heads={self.heads}, width={width}")
         return width // self.heads

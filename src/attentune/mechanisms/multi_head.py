@@ -2,7 +2,7 @@
 
     head_h = Attention(x W_q^h, x W_k^h, x W_v^h),    y = concat(head_1 ... head_H) W_o
 
-Heads are as wide as the model's width divided by their number.
+Heads are as wide as the model's width divided by their number, unless `head_width` says how wide.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _name(slot: str, node: ast.expr) -> str:
 
 
 def _arguments(slot: str, value: type[Frozen], node: ast.Call) -> dict[str, Any]:
-    fields = [name for name in value.model_fields if name != "kind"]
+    fields = _fields(value)
     if len(node.args) > len(fields):
         raise SpecError(f"{slot}={ast.unparse(node)}: at most {len(fields)} fields ({', '.join(fields)})")
     given = dict(zip(fields, node.args, strict=False))
@@ -117,6 +117,12 @@ def _literal(slot: str, node: ast.expr) -> Any:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
         raise SpecError(f"{slot}: expected a number, a name or text, got {ast.unparse(node)!r}") from None
+
+
+def _by_place(value: type[Frozen]) -> list[str]:
+    """The fields in the order in which a text gives them by place: required ones, of base classes too, come first."""
+    fields = [name for name in value.model_fields if name != "kind"]
+    return sorted(fields, key=lambda name: not value.model_fields[name].is_required())
 
 
 def format_value(value: Mechanism) -> str:
@@ -144,11 +150,17 @@ def format_value(value: Mechanism) -> str:
 
 def _changed(value: Mechanism) -> dict[str, Any]:
     kept = {}
-    for name, field in type(value).model_fields.items():
-        held = getattr(value, name)
-        if name != "kind" and (field.default is PydanticUndefined or held != field.default):
+    for name in _fields(type(value)):
+        held, default = getattr(value, name), type(value).model_fields[name].default
+        if default is PydanticUndefined or held != default:
             kept[name] = held
     return kept
+
+
+def _fields(value: type[Frozen]) -> list[str]:
+    """The fields that a text may give, required ones first: what several values share may have a default."""
+    names = [name for name in value.model_fields if name != "kind"]
+    return sorted(names, key=lambda name: not value.model_fields[name].is_required())
 
 
 def _format(held: Any) -> str:
