@@ -5,7 +5,7 @@ import torch
 
 from attentune.errors import SpecError
 from attentune.kernels import Layout
-from attentune.layers.attention import Attention
+from attentune.layers.attention import Attention, Carry
 from attentune.mechanisms import attention
 from attentune.mechanisms.residual_scores import ResidualScores
 from kernels.attending import attend, operands, sizes
@@ -32,7 +32,7 @@ def test_the_first_layer_and_a_carry_of_zeros_are_plain() -> None:
     first = layer(x, Layout.plain(5))
     zeros = (torch.zeros(1, 2, 5, 4, dtype=torch.float64),) * 2
     assert torch.allclose(first.y, expected, atol=1e-12)
-    assert torch.allclose(layer(x, Layout.plain(5), carry=zeros).y, expected, atol=1e-12)
+    assert torch.allclose(layer(x, Layout.plain(5), carry=Carry(scores=zeros)).y, expected, atol=1e-12)
     assert not torch.allclose(layer(x, Layout.plain(5), carry=first.carry).y, expected)
 
 

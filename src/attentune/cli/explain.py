@@ -21,9 +21,7 @@ def plans(options: Options) -> list[Plan]:
         assert options.attention is not None
         return [plan(_request(options, attention(options.attention), width=options.width or 512), options.kernel)]
     spec = load_model(options.model).model.spec
-    requests = [
-        _request(options, layer.attention, width=spec.width, depth=spec.depth, bias=spec.bias) for layer in spec.layers
-    ]
+    requests = [_request(options, one, width=spec.width, depth=spec.depth, bias=spec.bias) for one in spec.attentions]
     return [plan(request, options.kernel) for request in dict.fromkeys(requests)]
 
 

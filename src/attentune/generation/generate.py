@@ -103,7 +103,7 @@ def _steps(
             return
         known, real = torch.cat([known, token[:, None]], 1), torch.cat([real, torch.ones_like(real[:, :1])], 1)
         if not model.has_memory and known.shape[1] > limit:
-            kept = max(limit // 2, *(layer.attention.mask.lookahead or 0 for layer in model.spec.layers))
+            kept = max(limit // 2, *(attention.mask.lookahead or 0 for attention in model.spec.attentions))
             known, real = known[:, -kept:], real[:, -kept:]
             state = model.start(prompt.shape[0])
             layout = None if bool(real.all()) else Layout.padded(real)

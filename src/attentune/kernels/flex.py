@@ -18,7 +18,7 @@ from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
 from attentune.kernels.layout import LayoutKind, without_padding
 from attentune.shapes import Tensor
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Bias, ElementwiseScore
+from attentune.spec.slots import Bias, ElementwiseScore, RelativePosition
 
 # Numbers such as a cap are constants of the generated code. Every spec, on a CPU every length, is compiled apart; past
 # the limit PyTorch would run unfused in silence, so that it is made high and an error.
@@ -36,6 +36,10 @@ class Flex:
         reasons: list[Reason] = []
         if spec.similarity.inner_product_scale(dims) is None:
             reasons.append(Reason(f"similarity={spec.similarity.kind}", "is not an inner product"))
+        if isinstance(spec.position, RelativePosition):
+            reasons.append(
+                Reason(f"position={spec.position.kind}", "makes scores of the query itself and its distance")
+            )
         if spec.normalizer.kind not in ("softmax", "softmax_off_by_one"):
             reasons.append(Reason(f"normalizer={spec.normalizer.kind}", "the kernel computes softmax only"))
         reasons += [
@@ -61,8 +65,8 @@ class Flex:
                 reasons.append(Reason("compiler", "a C++ compiler is needed on a CPU, and none was found"))
         if min(request.query_length, request.key_length) < 1:
             reasons.append(Reason("length", "at least one query and one key are needed"))
-        if spec.heads.kind == "latent" and dims.head_width != dims.value_width and request.device == "cpu":
-            reasons.append(Reason("heads=latent", "values must be as wide as keys on a CPU"))
+        if dims.head_width != dims.value_width and request.device == "cpu":
+            reasons.append(Reason(f"heads={spec.heads.kind}", "values must be as wide as keys on a CPU"))
         if any(score.kind == "residual_scores" for score in spec.scores):
             reasons.append(Reason("scores=residual_scores", "values must be as wide as keys"))
         return tuple(reasons)

@@ -13,7 +13,7 @@ from torch.nn.functional import dropout
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
 from attentune.kernels.layout import without_padding
 from attentune.shapes import Bool, Float, Tensor
-from attentune.spec.slots import Bias, ElementwiseScore
+from attentune.spec.slots import Bias, ElementwiseScore, RelativePosition
 
 
 @final
@@ -41,7 +41,7 @@ class Reference:
         s = call.spec.similarity.scores(_only(call, "similarity"), call.dims, q, k)  # [B H Q K]
         if call.spec.head_mix is not None:
             s = call.spec.head_mix.pre(_only(call, "head_mix"), s)
-        s = modify_scores(call, s)
+        s = modify_scores(call, s, q, k)
         visible = visible_keys(call, q, k)
         p = call.spec.normalizer.weights(_only(call, "normalizer"), s, visible)
         dropped = dropout(p, call.dropout) if call.dropout else p
@@ -49,15 +49,23 @@ class Reference:
             dropped = call.spec.head_mix.post(_only(call, "head_mix"), dropped)
             dropped = dropped.masked_fill(~visible.any(-1, keepdim=True), 0.0)
         o = torch.matmul(dropped, v)
+        if isinstance(call.spec.position, RelativePosition):
+            query, key = call.layout.query.as_queries(), call.layout.key.as_keys()
+            beside = call.spec.position.values(_only(call, "position"), call.dims, dropped, query, key)
+            o = o if beside is None else o + beside
         return Result(o.to(call.q.dtype), _extra(call, s, p, visible))
 
 
-def modify_scores(call: Call, s: Float[Tensor, "B H Q K"]) -> Float[Tensor, "B H Q K"]:
+def modify_scores(call: Call, s: Float[Tensor, "B H Q K"], q: Tensor, k: Tensor) -> Float[Tensor, "B H Q K"]:
     """The position's bias and then the score values, in their order."""
     query, key = call.layout.query.as_queries(), call.layout.key.as_keys()
     head = torch.arange(call.dims.heads, device=s.device)[:, None, None]
     if isinstance(call.spec.position, Bias):
         s = s + call.spec.position.bias(_only(call, "position"), call.dims, query, key, head).to(s.dtype)
+    if isinstance(call.spec.position, RelativePosition):
+        scale = call.spec.similarity.inner_product_scale(call.dims)
+        assert scale is not None
+        s = s + call.spec.position.scores(_only(call, "position"), call.dims, q, k, query, key, scale).to(s.dtype)
     for value, params in zip(call.spec.scores, call.params.get("scores", ()), strict=True):
         if isinstance(value, ElementwiseScore):
             s = value.modify(params, s, query, key, head)

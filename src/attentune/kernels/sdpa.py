@@ -17,7 +17,7 @@ from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
 from attentune.kernels.layout import LayoutKind, without_padding
 from attentune.shapes import Tensor
 from attentune.spec.attention import AttentionSpec
-from attentune.spec.slots import Bias, ElementwiseScore
+from attentune.spec.slots import Bias, ElementwiseScore, RelativePosition
 
 
 @final
@@ -31,6 +31,10 @@ class SDPA:
         reasons: list[Reason] = []
         if spec.similarity.inner_product_scale(dims) is None:
             reasons.append(Reason(f"similarity={spec.similarity.kind}", "is not an inner product"))
+        if isinstance(spec.position, RelativePosition):
+            reasons.append(
+                Reason(f"position={spec.position.kind}", "makes scores of the query itself and its distance")
+            )
         reasons += [
             Reason(f"scores={score.kind}", "changes each score inside the kernel")
             for score in spec.scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self, final
 
 import torch
@@ -18,13 +18,23 @@ from attentune.shapes import Float, Tensor
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.mechanism import Dims, Mechanism, Params
 from attentune.spec.positions import Positions
-from attentune.spec.slots import CarriedScore, OperandScore, Rotation
+from attentune.spec.slots import CarriedScore, CarriedValue, OperandScore, OutputCombine, Rotation
 from attentune.spec.text import format_value
 
 OUTPUT = frozenset({"output"})
 BUCKETS = (256, 2048, 16384)  # lengths up to which one choice of kernel holds; beyond the last, its own
 
-Carry = tuple[Tensor, Tensor]  # queries [B H Q D*l] and keys [B G K D*l] of the layers below (residual scores)
+
+@dataclass
+class Carry:
+    """What one layer hands to the next.
+
+    `scores`: queries [B H Q D*l] and keys [B G K D*l] of the layers below (residual scores).
+    `values`: the values [B G K V] of an earlier layer (value residual).
+    """
+
+    scores: tuple[Tensor, Tensor] | None = None
+    values: Tensor | None = None
 
 
 @final
@@ -48,11 +58,12 @@ class Values(nn.Module):
 
 @dataclass
 class AttentionOutput:
-    """What attention gives: its output, what the next layer's scores build on, and what else was wanted."""
+    """What attention gives: its output, what the next layer builds on, what else was wanted, auxiliary losses."""
 
     y: Float[Tensor, "B Q E"]
     carry: Carry | None = None
     extra: dict[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 @final
@@ -90,7 +101,13 @@ class Attention(nn.Module):
                 self.add_module(slot, nn.ModuleDict())
             getattr(self, slot)[str(place)] = values
             self.held.setdefault(slot, []).append(values)
+        self.penalised = [held for held in spec.values() if type(held[2]).losses is not Mechanism.losses]
         self.entry, self.turned = spec.heads.rotated(self.dims)
+        wide = {value.wide(self.dims) for value in spec.combine if isinstance(value, OutputCombine)}
+        wide.discard(self.dims.value_width)
+        if len(wide) > 1:
+            raise SpecError(f"combine: values of widths {', '.join(map(str, sorted(wide)))} at once")
+        self.summed = replace(self.dims, value_width=wide.pop()) if wide else self.dims  # as kernels see them
         if isinstance(spec.position, Rotation):
             spec.position.table(self.turned, Positions.arange(1), torch.float32)  # refuses widths that it cannot turn
         self.kernel = "auto"
@@ -117,7 +134,7 @@ class Attention(nn.Module):
                         length = BUCKETS[min(bucket, len(BUCKETS) - 1)] * (2 if bucket == len(BUCKETS) else 1)
                         request = Request(
                             spec=self.spec,
-                            dims=self.dims,
+                            dims=self.summed,
                             batch=batch,
                             query_length=length,
                             key_length=length,
@@ -173,6 +190,11 @@ class Attention(nn.Module):
         for score, own in zip(spec.scores, params.get("scores", ()), strict=True):
             if isinstance(score, OperandScore):
                 q, entries["k"] = score.operands(own, dims, q, entries["k"])
+        # mix values across layers
+        handed = Carry()
+        for value, own in zip(spec.combine, params.get("combine", ()), strict=True):
+            if isinstance(value, CarriedValue):
+                entries["v"], handed.values = value.mix(own, entries["v"], None if carry is None else carry.values)
         # rotate
         if isinstance(spec.position, Rotation):
             q, entries[self.entry] = self._rotate(spec.position, q, entries[self.entry], layout)
@@ -181,17 +203,29 @@ class Attention(nn.Module):
             entries = state.cache.append(entries)
         k, v = spec.heads.expand(heads, dims, entries)
         # residual scores
-        handed = None
         for score, own in zip(spec.scores, params.get("scores", ()), strict=True):
             if isinstance(score, CarriedScore):
-                q, k = handed = score.columns(own, q, k, carry)
+                q, k = handed.scores = score.columns(own, q, k, None if carry is None else carry.scores)
+        for value in spec.combine:
+            if isinstance(value, OutputCombine):
+                v = value.values(dims, v)
         # attend
-        result = self._run(Call(spec, dims, params, q, k, v, layout, self.dropout if self.training else 0.0, wanted))
+        drop = self.dropout if self.training else 0.0
+        result = self._run(Call(spec, self.summed, params, q, k, v, layout, drop, wanted))
         # combine, project back
         o = result.output
         for value, own in zip(spec.combine, params.get("combine", ()), strict=True):
-            o = value.combine(own, dims, o, x, projected)
-        return AttentionOutput(spec.heads.output(heads, dims, o), handed, result.extra)
+            if isinstance(value, OutputCombine):
+                o = value.combine(own, dims, o, x, projected)
+        return AttentionOutput(spec.heads.output(heads, dims, o), handed, result.extra, self._losses(params))
+
+    def _losses(self, params: dict[str, list[Params]]) -> dict[str, Tensor]:
+        """What the values add to the training loss, by the name of the value and of the loss."""
+        return {
+            f"{value.kind}.{name}": loss
+            for slot, place, value in self.penalised
+            for name, loss in value.losses(params[slot][place], self.dims).items()
+        }
 
     def _rotate(self, rotation: Rotation, q: Tensor, key: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Turn the last columns of q, and the newest keys: as many as there are key entries to turn."""
@@ -232,6 +266,12 @@ class Attention(nn.Module):
             raise SpecError(
                 f"mask={format_value(self.spec.mask)} shows later keys, so it cannot be decoded step by step; "
                 "compute whole rows instead"
+            )
+        steady = self.spec.position.steady_length if isinstance(self.spec.position, Rotation) else None
+        if steady is not None and known and known + added > steady:
+            raise SpecError(
+                "the rotation turns keys by the length of the row, so that it cannot be decoded step by step "
+                f"beyond {steady} tokens; compute whole rows instead"
             )
         held = added if known == 0 else next_position() if ahead else 0
         if held < ahead:

@@ -15,6 +15,7 @@ from attentune.layers.feed_forward import FeedForward
 from attentune.layers.norm import make_norm
 from attentune.layers.state import LayerState
 from attentune.shapes import Float, Tensor
+from attentune.spec.mechanism import Dims
 from attentune.spec.model import LayerSpec, ModelSpec
 
 
@@ -29,16 +30,28 @@ class Block(nn.Module):
     def __init__(self, layer: LayerSpec, model: ModelSpec, *, shared: dict[str, nn.Module]) -> None:
         super().__init__()
         self.layer, self.pre, self.dropout = layer, model.norm_placement == "pre", model.dropout
-        self.attention = Attention(
-            layer.attention,
+        self.attention: Attention | None = None
+        if layer.attention is not None:
+            self.attention = Attention(
+                layer.attention,
+                width=model.width,
+                depth=model.depth,
+                bias=model.bias,
+                dropout=model.attention_dropout,
+                shared=shared,
+            )
+        self.dims = Dims(  # of the branches: a mixer brings its own heads
             width=model.width,
+            heads=1,
+            groups=1,
+            head_width=model.width,
+            value_width=model.width,
+            source_width=model.width,
             depth=model.depth,
             bias=model.bias,
-            dropout=model.attention_dropout,
-            shared=shared,
         )
         self.attention_norm = make_norm(model.norm, model.width, bias=model.bias)
-        self.branches = nn.ModuleList(Values(branch, self.attention.dims) for branch in layer.branches)
+        self.branches = nn.ModuleList(Values(branch, self.dims) for branch in layer.branches)
         self.cross: Attention | None = None
         self.cross_norm: nn.Module | None = None
         if layer.cross is not None:
@@ -78,12 +91,18 @@ class Block(nn.Module):
 
         def attend(h: Tensor) -> Tensor:
             nonlocal given
-            source = None
-            if state is not None and state.memory is not None and self.layer.attention.memory is not None:
+            if self.attention is None:
+                given = AttentionOutput(self._branch(h, layout, state), carry, losses=self._losses())
+                return given.y
+            source, memory = None, self.attention.spec.memory
+            if state is not None and state.memory is not None and memory is not None:
                 source = torch.cat([state.memory, h], 1)
-                state.memory = self.layer.attention.memory.keep(source)
+                state.memory = memory.keep(source)
             given = self.attention(h, layout, source=source, state=state, carry=carry, wanted=wanted)
-            return given.y + self._branch(h, layout, state) if self.layer.branches else given.y
+            if not self.layer.branches:
+                return given.y
+            given.losses.update(self._losses())
+            return given.y + self._branch(h, layout, state)
 
         x = self._residual(x, self.attention_norm, attend, valid)
         if self.cross is not None:
@@ -108,6 +127,14 @@ class Block(nn.Module):
         z: Tensor = x + y if self.pre else norm(x + y, valid)
         return z
 
+    def _losses(self) -> dict[str, Tensor]:
+        """What the branches add to the training loss."""
+        return {
+            f"{mixer.kind}.{name}": loss
+            for mixer, values in zip(self.layer.branches, self.branches, strict=True)
+            for name, loss in mixer.losses(values.params, self.dims).items()  # type: ignore[arg-type]
+        }
+
     def _branch(self, h: Tensor, layout: Layout, state: LayerState | None) -> Tensor:
         """The sum of what runs beside attention."""
         valid = layout.query.valid
@@ -118,10 +145,7 @@ class Block(nn.Module):
         for place, (mixer, values) in enumerate(zip(self.layer.branches, self.branches, strict=True)):
             assert isinstance(values, Values)
             held = state is not None and len(state.branches) > place
-            if state is not None and held:
-                before = state.branches[place]
-            else:
-                before = mixer.init(self.attention.dims, h.shape[0], h)
+            before = state.branches[place] if state is not None and held else mixer.init(self.dims, h.shape[0], h)
             y, after = mixer.mix(values.params, h, before, valid, starts)
             if state is not None and held:
                 state.branches[place] = after

@@ -25,7 +25,10 @@ Extra = dict[str, Tensor | tuple[Tensor, Tensor]]
 
 @dataclass
 class ModelOutput:
-    """Logits, auxiliary losses to add to the loss, the state to go on with, and a layer's wanted outputs each."""
+    """Logits, auxiliary losses to add to the loss, the state to go on with, and a layer's wanted outputs each.
+
+    A loss that several layers have is their sum.
+    """
 
     logits: Float[Tensor, "B T N"]
     losses: dict[str, Tensor] = field(default_factory=dict)
@@ -56,14 +59,14 @@ class Decoder(nn.Module):
         for index in range(spec.depth):
             block = Block(spec.layer(index), spec, shared=shared)
             self.layers.append(block)
-            if "position" in spec.share and not shared and spec.layer(index).attention.position is not None:
+            if "position" in spec.share and not shared and block.attention is not None:
                 shared["position"] = block.attention.held["position"][0]
         self.norm = make_norm(spec.norm, spec.width, bias=spec.bias) if spec.norm_placement == "pre" else None
         self.head: nn.Parameter | None = None
         if not spec.tie_embeddings:
             self.head = nn.Parameter(torch.empty(spec.vocab_size, spec.width).normal_(0.0, 0.02))
             self.head.role = "head"  # type: ignore[attr-defined]
-        self.remembers = any(layer.attention.memory is not None for layer in spec.layers)
+        self.remembers = any(attention.memory is not None for attention in spec.attentions)
         self.has_cross = any(layer.cross is not None for layer in spec.layers)
         self.tied_factor = spec.width**-0.5 if spec.tie_embeddings and spec.scale_embeddings else 1.0
 
@@ -85,12 +88,12 @@ class Decoder(nn.Module):
         layers = []
         for block in self.layers:
             assert isinstance(block, Block)
-            memory = block.layer.attention.memory
-            branches = [mixer.init(block.attention.dims, batch, table) for mixer in block.layer.branches]
-            if memory is None:
-                layers.append(LayerState(cache=KeyValueCache(), branches=branches))
-            else:
-                layers.append(LayerState(memory=table.new_zeros(batch, 0, self.spec.width), branches=branches))
+            held = LayerState(branches=[mixer.init(block.dims, batch, table) for mixer in block.layer.branches])
+            if block.attention is not None and block.attention.spec.memory is not None:
+                held.memory = table.new_zeros(batch, 0, self.spec.width)
+            elif block.attention is not None:
+                held.cache = KeyValueCache()
+            layers.append(held)
         return State(None, layers)
 
     def forward(
@@ -136,6 +139,7 @@ class Decoder(nn.Module):
             x = dropout(x, self.spec.dropout)
         carry: Carry | None = None
         records: list[Extra] = []
+        losses: dict[str, Tensor] = {}
         for index, block in enumerate(self.layers):
             x, given = block(
                 x,
@@ -147,6 +151,8 @@ class Decoder(nn.Module):
                 wanted=wanted,
             )
             carry = given.carry
+            for name, loss in given.losses.items():
+                losses[name] = losses[name] + loss if name in losses else loss
             if wanted != OUTPUT:
                 records.append(given.extra)
         if self.norm is not None:
@@ -157,13 +163,15 @@ class Decoder(nn.Module):
             logits = cap * torch.tanh(logits / cap)
         if state is not None:
             state = self._seen(state, layout)
-        return ModelOutput(logits, {}, state, records)
+        return ModelOutput(logits, losses, state, records)
 
     def _continue(self, ids: Tensor, layout: Layout | None, state: State) -> Layout:
         """The layout of the next tokens over everything the state knows."""
         if not self.remembers:
             for block in self.layers:
                 assert isinstance(block, Block)
+                if block.attention is None:
+                    continue
                 block.attention.check_decoding(
                     state.length, ids.shape[1], lambda: int(state.next_positions(1, ids.device).position.min())
                 )
@@ -180,7 +188,7 @@ class Decoder(nn.Module):
     def _seen(self, state: State, layout: Layout) -> State:
         keep = layout.key
         if self.remembers:
-            memory = self.spec.layers[0].attention.memory
+            memory = self.spec.attentions[0].memory
             assert memory is not None
             length = memory.length
             keep = keep.map(lambda tensor: tensor[:, -length:])

@@ -103,7 +103,9 @@ def picture(model: Decoder, corpus: Corpus) -> AttentionPicture | None:
             output = model.eval()(torch.from_numpy(ids)[None], wanted=frozenset({"output", "weights"}))
         layers = []
         for extra in output.attention:
-            weights = extra["weights"]
+            weights = extra.get("weights")
+            if weights is None:  # a layer without attention
+                continue
             assert isinstance(weights, torch.Tensor)
             layers.append(weights[0].float().numpy())
         tokens = tuple(corpus.tokenizer.decode([int(token)]) for token in ids)
@@ -114,7 +116,8 @@ def picture(model: Decoder, corpus: Corpus) -> AttentionPicture | None:
 
 def plan_text(model: Decoder) -> str:
     """Which kernel computes each different attention of `model` while it trains, and why not the others."""
-    texts = dict.fromkeys(block.attention.plans[LayoutKind.PLAIN, True, False, 0].explain() for block in _blocks(model))
+    attentions = [block.attention for block in _blocks(model) if block.attention is not None]
+    texts = dict.fromkeys(attention.plans[LayoutKind.PLAIN, True, False, 0].explain() for attention in attentions)
     return "\n\n".join(texts)
 
 

@@ -13,6 +13,7 @@ from attentune.spec.mechanism import Dims, Mechanism, Stage
 from attentune.spec.slots import (
     Bias,
     CarriedScore,
+    CarriedValue,
     Combine,
     HeadMix,
     Heads,
@@ -20,6 +21,7 @@ from attentune.spec.slots import (
     Normalizer,
     OperandScore,
     Position,
+    RelativePosition,
     Rotation,
     Score,
     Selector,
@@ -73,8 +75,9 @@ class AttentionSpec(Frozen):
                 raise ValueError(f"{name} may stand in scores once, got {len(carried)}")
             if not self.is_inner_product:
                 raise ValueError(f"{name} adds inner products; similarity={self.similarity.kind} is none")
-            if isinstance(self.position, Bias) or self.head_mix is not None:
-                other = self.position.kind if isinstance(self.position, Bias) else "head_mix"
+            biased = self.position if isinstance(self.position, Bias | RelativePosition) else None
+            if biased is not None or self.head_mix is not None:
+                other = biased.kind if biased is not None else "head_mix"
                 raise ValueError(f"{name} accumulates scores that nothing has changed yet; it cannot follow {other}")
             before = self.scores[: self.scores.index(carried[0])]
             if not all(isinstance(score, OperandScore) for score in before):
@@ -90,12 +93,27 @@ class AttentionSpec(Frozen):
         operand = next((score.kind for score in self.scores if isinstance(score, OperandScore)), None)
         if operand is not None and not self.heads.keeps_keys:
             raise ValueError(f"scores={operand} changes whole keys; heads={self.heads.kind} caches none")
+        values = [value for value in self.combine if isinstance(value, CarriedValue)]
+        if len(values) > 1:
+            raise ValueError(f"{values[0].kind} may stand in combine once, got {len(values)}")
+        if values and not self.heads.keeps_keys:
+            raise ValueError(f"combine={values[0].kind} mixes whole values; heads={self.heads.kind} caches none")
+        if isinstance(self.position, RelativePosition) and not self.is_inner_product:
+            raise ValueError(
+                f"position={self.position.kind} adds inner products; similarity={self.similarity.kind} is none"
+            )
         if isinstance(self.position, Rotation) and not self.heads.keeps_keys and not getattr(self.heads, "rotary", 0):
             raise ValueError(
                 f"position={self.position.kind} needs columns to turn: say heads={self.heads.kind}(..., rotary=16)"
             )
         if self.memory is not None and self.selector is not None:
             raise ValueError(f"memory={self.memory.kind} and selector={self.selector.kind} count positions differently")
+        steady = self.position.steady_length if isinstance(self.position, Rotation) else None
+        if self.memory is not None and steady is not None:
+            raise ValueError(
+                f"position={self.position.kind} turns keys by the length of the row, "  # type: ignore[union-attr]
+                f"but memory={self.memory.kind} goes on beyond it"
+            )
         if self.memory is not None and self.mask.lookahead != 0:
             raise ValueError(f"memory={self.memory.kind} needs a mask that never shows later keys, such as causal")
         if self.selector is not None and self.mask.lookahead != 0:
@@ -137,7 +155,7 @@ class AttentionSpec(Frozen):
                         f"cross-attention has no common order of queries and keys: "
                         f"mask={order} has no meaning, use full"
                     )
-            elif isinstance(value, CarriedScore):
+            elif isinstance(value, CarriedScore | CarriedValue):
                 raise SpecError(
                     f"cross-attention hands nothing from layer to layer: {slot}={value.kind} would do nothing"
                 )

@@ -45,7 +45,8 @@ def parse_layer(text: str, registry: Registry) -> LayerSpec:
         arguments = ", ".join(ast.unparse(part) for part in (*node.args, *node.keywords))
         cross = parse_attention(arguments, registry)
     slots = {slot: parse_slot(slot, node, registry) for slot, node in found.items()}
-    return LayerSpec(attention=_attention(slots, registry), branches=branches, cross=cross)
+    attention = None if branches and not slots else _attention(slots, registry)
+    return LayerSpec(attention=attention, branches=branches, cross=cross)
 
 
 def _attention(slots: dict[str, Any], registry: Registry) -> AttentionSpec:
@@ -125,10 +126,11 @@ def layer_from_data(data: Any, registry: Registry) -> LayerSpec:
     else:
         branches = mechanism_from_data("branches", branches, registry)
     cross = data.get("cross")
-    if "attention" not in data:
-        raise SpecError("layer.attention is required")
+    attention = data.get("attention")
+    if attention is None and not branches:
+        raise SpecError("layer.attention is required where a layer has no branches")
     return LayerSpec(
-        attention=attention_from_data(data["attention"], registry),
+        attention=None if attention is None else attention_from_data(attention, registry),
         branches=branches,
         cross=None if cross is None else attention_from_data(cross, registry),
     )

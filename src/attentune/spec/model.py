@@ -7,7 +7,7 @@ from typing import Annotated, Literal, final
 from pydantic import Field, SerializeAsAny, model_validator
 
 from attentune.spec.attention import AttentionSpec
-from attentune.spec.slots import Mixer
+from attentune.spec.slots import CarriedScore, CarriedValue, Mixer
 from attentune.spec.text import format_value
 from attentune.spec.value import Frozen
 
@@ -16,23 +16,30 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 @final
 class LayerSpec(Frozen):
-    """One layer: attention, what runs beside it, and attention to another sequence.
+    """One layer: attention, what runs beside it or in its place, and attention to another sequence.
 
     y = attention(x) + sum of branches(x), then, where `cross` is given, attention from y to the context.
+    A layer without attention (a linear or a recurrent one) holds its branches alone.
     """
 
-    attention: AttentionSpec
+    attention: AttentionSpec | None
     branches: tuple[SerializeAsAny[Mixer], ...] = ()
     cross: AttentionSpec | None = None
 
     def __str__(self) -> str:
         """The text form, which `layer(...)` reads back to an equal value."""
-        parts = [str(self.attention)]
+        parts = [] if self.attention is None else [str(self.attention)]
         if self.branches:
             parts.append("branches=" + " + ".join(map(format_value, self.branches)))
         if self.cross is not None:
             parts.append(f"cross=attention({self.cross})")
         return ", ".join(parts)
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> LayerSpec:
+        if self.attention is None and not self.branches:
+            raise ValueError("a layer needs an attention, such as heads=8, or branches, such as branches=lstm")
+        return self
 
     @model_validator(mode="after")
     def _cross_has_meaning(self) -> LayerSpec:
@@ -88,29 +95,37 @@ class ModelSpec(Frozen):
     def _layers_fit(self) -> ModelSpec:
         if len(self.layers) > self.depth:
             raise ValueError(f"layers names {len(self.layers)} different layers, more than depth={self.depth}")
-        for layer in self.layers:
-            layer.attention.heads.dims(
+        attentions = self.attentions
+        for attention in attentions:
+            attention.heads.dims(
                 width=self.width, source_width=self.width, depth=self.depth, bias=self.bias, cross=False
             )
-        positions = {layer.attention.position for layer in self.layers}
-        if "position" in self.share and (len(positions) > 1 or len({x.attention.heads.heads for x in self.layers}) > 1):
+        positions = {attention.position for attention in attentions}
+        if "position" in self.share and (len(positions) > 1 or len({x.heads.heads for x in attentions}) > 1):
             raise ValueError("share=position needs the same position and number of heads in every layer")
-        if "position" in self.share and None in positions:
+        if "position" in self.share and (None in positions or not positions):
             raise ValueError("share=position needs a position in the layers' attention, got none")
-        if self.position == "learned" and any(layer.attention.memory is not None for layer in self.layers):
+        if self.position == "learned" and any(attention.memory is not None for attention in attentions):
             raise ValueError(
                 "position=learned ends at the context, but a memory goes on beyond it: "
                 "use position=none with a relative position in the attention, such as rotary"
             )
-        if len({layer.attention.memory for layer in self.layers}) > 1:
+        if len({attention.memory for attention in attentions}) > 1:
             raise ValueError("a model remembers segments in every layer or in none: every layer needs the same memory")
-        carried = [any(score.kind == "residual_scores" for score in x.attention.scores) for x in self.layers]
-        shapes = {x.attention.heads for x in self.layers}
-        if any(carried) and (not all(carried) or len(shapes) > 1):
-            raise ValueError("residual_scores hands scores from layer to layer: every layer needs it, with equal heads")
-        if any(carried) and len({x.attention.similarity for x in self.layers}) > 1:
-            raise ValueError("residual_scores adds scores of one scale: every layer needs the same similarity")
+        shapes = {attention.heads for attention in attentions}
+        for slot, of_kind, what in (("scores", CarriedScore, "scores"), ("combine", CarriedValue, "values")):
+            carried = [[v for v in getattr(x, slot) if isinstance(v, of_kind)] for x in attentions]
+            if any(carried) and (not all(carried) or len(shapes) > 1):
+                name = next(values[0].kind for values in carried if values)
+                raise ValueError(f"{name} hands {what} from layer to layer: every layer needs it, with equal heads")
+            if of_kind is CarriedScore and any(carried) and len({x.similarity for x in attentions}) > 1:
+                raise ValueError("residual_scores adds scores of one scale: every layer needs the same similarity")
         return self
+
+    @property
+    def attentions(self) -> tuple[AttentionSpec, ...]:
+        """The attentions of the pattern; layers that hold branches alone have none."""
+        return tuple(layer.attention for layer in self.layers if layer.attention is not None)
 
     def layer(self, index: int) -> LayerSpec:
         """The spec of layer `index`, counted from 0."""
