@@ -119,12 +119,6 @@ def _literal(slot: str, node: ast.expr) -> Any:
         raise SpecError(f"{slot}: expected a number, a name or text, got {ast.unparse(node)!r}") from None
 
 
-def _by_place(value: type[Frozen]) -> list[str]:
-    """The fields in the order in which a text gives them by place: required ones, of base classes too, come first."""
-    fields = [name for name in value.model_fields if name != "kind"]
-    return sorted(fields, key=lambda name: not value.model_fields[name].is_required())
-
-
 def format_value(value: Mechanism) -> str:
     """The text form of one value: its name, its required fields by place, the others where not the default."""
     if isinstance(value, And | Or):
