@@ -54,3 +54,33 @@ def test_of_equal_blocks_the_nearer_one_is_seen(length: int) -> None:
     rows = selected(2, [1.0] * length)
     assert rows[6] == "....xxx" + "." * (length - 7)
     assert rows[-1][:-4] == "." * (length - 4) or length == 7
+
+
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_the_gradient_is_that_of_the_chosen_blocks(top: int) -> None:
+    """As in the paper: the choice is constant almost everywhere, so finite differences away from ties agree."""
+    spec = attention(f"heads=2, mask=causal, selector=top_k_blocks(2, {top})")
+    q, k, v = operands(sizes(spec), 10, batch=1)
+    assert torch.autograd.gradcheck(lambda *qkv: attend(spec, *qkv).output, (q, k, v), eps=1e-7, atol=1e-6)
+    # a key that only helped to score its block receives nothing from queries that did not choose the block
+    seen = weights(spec, q, k, v)[0, :, -1] > 0
+    grads = torch.autograd.grad(attend(spec, q, k, v).output[:, :, -1].square().sum(), (k, v))
+    for grad in grads:
+        assert ((grad[0] != 0).any(-1) == seen).all()
+    assert seen.all() == (top >= 5)
+
+
+def test_equals_the_papers_rule_written_out() -> None:
+    """Future blocks score -inf, the own block +inf, then the top k of all blocks (arXiv:2502.13189, section 2.2)."""
+    block, top, length = 3, 3, 14
+    spec = attention(f"heads=2, mask=causal, selector=top_k_blocks({block}, {top})")
+    q, k, v = operands(sizes(spec), length)
+    gate = torch.stack([q @ part.mean(2, keepdim=True).mT for part in k.split(block, 2)], -1).squeeze(-2)  # [B H Q N]
+    own = torch.arange(length) // block
+    number = torch.arange(gate.shape[-1])
+    gate = gate.masked_fill(number > own[:, None], float("-inf")).masked_fill(number == own[:, None], float("inf"))
+    chosen = torch.zeros_like(gate, dtype=torch.bool).scatter(-1, gate.topk(top, -1).indices, True)
+    seen = chosen.gather(-1, own.expand(*gate.shape[:3], length)) & torch.ones(length, length, dtype=torch.bool).tril()
+    p = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~seen, float("-inf")).softmax(-1)
+    assert torch.allclose(attend(spec, q, k, v).output, p @ v, atol=1e-12)
+    assert not seen[..., -1, :].all()

@@ -66,5 +66,5 @@ def test_where_there_is_no_value_to_hand_on_it_is_refused() -> None:
         layer("heads=2, mask=causal, cross=attention(heads=2, combine=value_residual)")
     with pytest.raises(SpecError, match="value_residual hands values from layer to layer: every layer needs it"):
         decoder("heads=2, mask=causal, combine=value_residual", "heads=2, mask=causal")
-    with pytest.raises(SpecError, match="value_residual hands values from layer to layer: .* with equal heads"):
+    with pytest.raises(SpecError, match=r"value_residual hands values from layer to layer: .* with equal heads"):
         decoder("heads=2, mask=causal, combine=value_residual", "heads=4, mask=causal, combine=value_residual")
