@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp
 
 import pytest
@@ -13,6 +14,7 @@ from attentune.mechanisms.differential import Differential
 from attentune.spec.mechanism import Dims
 from models.language import decoder, in_chunks, tokens
 
+DIMS = Dims(width=2, heads=2, groups=2, head_width=1, value_width=1, source_width=2)
 NAMES = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 
 
@@ -23,7 +25,7 @@ def set_lambdas(layer: Attention, *numbers: float) -> None:
 
 
 def test_one_pair_by_hand() -> None:
-    dims = Dims(width=2, heads=2, groups=2, head_width=1, value_width=1, source_width=2)
+    dims = DIMS
     value = Differential(init=0.5)
     v = torch.tensor([[[[1.0]], [[2.0]]]])
     assert value.values(dims, v).flatten().tolist() == [1.0, 2.0, 1.0, 2.0]
@@ -40,7 +42,11 @@ def test_lambda_by_hand() -> None:
         name: torch.tensor(numbers)
         for name, numbers in zip(NAMES, ([1.0, 2.0], [0.5, 0.25], [1.0, 1.0], [-1.0, 0.0]), strict=True)
     }
-    assert Differential(init=0.2).weight(params).item() == pytest.approx(exp(1.0) - exp(-1.0) + 0.2)
+    learned = exp(1.0) - exp(-1.0)
+    assert Differential(init=0.3).factor(params, DIMS).item() == pytest.approx(learned + 0.3)
+    assert Differential().factor(params, DIMS).item() == pytest.approx(learned + 0.2)
+    fourth = replace(DIMS, layer=3)
+    assert Differential().factor(params, fourth).item() == pytest.approx(learned + 0.8 - 0.6 * 0.40656965974)
 
 
 @pytest.mark.parametrize("heads", ["4", "4/2", "8/4"])
@@ -92,14 +98,12 @@ def test_lambda_of_zero_is_the_normalised_first_map() -> None:
 @pytest.mark.parametrize("depth", [0, 3])
 def test_equals_the_differential_llama_of_transformers(depth: int) -> None:
     llama = pytest.importorskip("transformers.models.diffllama.modeling_diffllama")
-    init = llama.lambda_init_fn(depth)
-    assert init == pytest.approx(0.8 - 0.6 * exp(-0.3 * depth))
     config = llama.DiffLlamaConfig(
         hidden_size=32, num_attention_heads=8, num_key_value_heads=4, rms_norm_eps=1e-5, max_position_embeddings=32
     )
     config._attn_implementation = "eager"
     theirs = llama.DiffLlamaAttention(config, layer_idx=depth)
-    ours = Attention(attention(f"heads=8/4, position=rotary, mask=causal, combine=differential({init})"), width=32)
+    ours = Attention(attention("heads=8/4, position=rotary, mask=causal, combine=differential"), width=32, layer=depth)
     with torch.no_grad():
         for name in NAMES:
             getattr(theirs, name).normal_(0.0, 0.5)
@@ -138,6 +142,13 @@ def test_it_decodes_on_a_cache_of_the_usual_size() -> None:
     model(tokens(1, 3), state=state)
     assert state.layers[0].cache is not None
     assert state.layers[0].cache.buffers["v"].shape[1::2] == (2, 4)
+
+
+def test_each_layer_of_a_model_begins_with_its_own_lambda() -> None:
+    model = decoder("heads=2, mask=causal, combine=differential", depth=4)
+    value = Differential()
+    found = [value.first_factor(block.attention.dims) for block in model.layers]
+    assert found == pytest.approx([0.2, 0.3555090, 0.4707130, 0.5560582], abs=1e-6)
 
 
 @pytest.mark.parametrize(("heads", "reason"), [

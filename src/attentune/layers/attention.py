@@ -84,15 +84,15 @@ class Attention(nn.Module):
         bias: bool = False,
         dropout: float = 0.0,
         cross: bool = False,
+        layer: int = 0,
         shared: dict[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if cross:
             spec.check_cross()
         self.spec, self.dropout, self.cross = spec, dropout, cross
-        self.dims = spec.heads.dims(
-            width=width, source_width=source_width or width, depth=depth, bias=bias, cross=cross
-        )
+        dims = spec.heads.dims(width=width, source_width=source_width or width, depth=depth, bias=bias, cross=cross)
+        self.dims = replace(dims, layer=layer)
         self.held: dict[str, list[Values]] = {}
         for slot, place, value in spec.values():
             values = shared[slot] if shared is not None and slot in shared else Values(value, self.dims)

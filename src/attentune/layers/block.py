@@ -27,7 +27,7 @@ class Block(nn.Module):
     post-norm:  norm(x + f(x))
     """
 
-    def __init__(self, layer: LayerSpec, model: ModelSpec, *, shared: dict[str, nn.Module]) -> None:
+    def __init__(self, layer: LayerSpec, model: ModelSpec, *, index: int = 0, shared: dict[str, nn.Module]) -> None:
         super().__init__()
         self.layer, self.pre, self.dropout = layer, model.norm_placement == "pre", model.dropout
         self.attention: Attention | None = None
@@ -38,6 +38,7 @@ class Block(nn.Module):
                 depth=model.depth,
                 bias=model.bias,
                 dropout=model.attention_dropout,
+                layer=index,
                 shared=shared,
             )
         self.dims = Dims(  # of the branches: a mixer brings its own heads
@@ -61,6 +62,7 @@ class Block(nn.Module):
                 depth=model.depth,
                 bias=model.bias,
                 dropout=model.attention_dropout,
+                layer=index,
                 cross=True,
             )
             self.cross_norm = make_norm(model.norm, model.width, bias=model.bias)

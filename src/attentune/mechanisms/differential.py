@@ -4,12 +4,13 @@
     o -> (1 - init) RMSNorm(o)
 
 Noise that both maps hold cancels. Heads h and h + H/2 are a pair, (q1, k1) and (q2, k2); their v is twice as wide as
-a head: the values of key/value heads g and g + G/2 side by side. The paper's init of layer l, counted from 0, is
-0.8 - 0.6 exp(-0.3 l): name a layer each in the pattern to have it, or leave the default, its limit in deep layers.
+a head: the values of key/value heads g and g + G/2 side by side. Where init is not given it is the paper's, which
+grows with the layer, counted from 0: 0.8 - 0.6 exp(-0.3 layer).
 """
 
 from __future__ import annotations
 
+from math import exp
 from typing import Annotated, Literal, final
 
 import torch
@@ -27,7 +28,7 @@ class Differential(OutputCombine):
     """The difference of two attention maps, normalised for each pair of heads."""
 
     kind: Literal["differential"] = "differential"
-    init: Annotated[float, Field(ge=0, lt=1)] = 0.8  # lambda at the start, about; 1 - init scales the output
+    init: Annotated[float, Field(ge=0, lt=1)] | None = None  # lambda begins about there; None is by layer
     gain: bool = False  # whether the norm has a learned gain for each column of a pair
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
@@ -56,16 +57,20 @@ class Differential(OutputCombine):
         q: Float[Tensor, "B H Q D"],
     ) -> Float[Tensor, "B H Q V"]:
         first, second = o.chunk(2, 1)
-        difference = first - self.weight(params).to(o.dtype) * second
+        difference = first - self.factor(params, dims).to(o.dtype) * second
         gain = params["gain"].to(o.dtype) if self.gain else None
-        normed = (1 - self.init) * rms_norm(difference, difference.shape[-1:], gain, 1e-5)  # [B H/2 Q 2V]
+        normed = (1 - self.first_factor(dims)) * rms_norm(difference, difference.shape[-1:], gain, 1e-5)  # [B H/2 Q 2V]
         halves: Tensor = normed.unflatten(-1, (2, -1)).movedim(-2, 2)  # [B H/2 2 Q V]
         return halves.flatten(1, 2)
 
-    def weight(self, params: Params) -> Float[Tensor, ""]:
+    def factor(self, params: Params, dims: Dims) -> Float[Tensor, ""]:
         """lambda, in float32 or wider."""
         q1, k1, q2, k2 = (
             params[name] if params[name].dtype.itemsize >= 4 else params[name].float()
             for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
         )
-        return (q1 * k1).sum().exp() - (q2 * k2).sum().exp() + self.init
+        return (q1 * k1).sum().exp() - (q2 * k2).sum().exp() + self.first_factor(dims)
+
+    def first_factor(self, dims: Dims) -> float:
+        """What lambda is at first, but for its random part."""
+        return 0.8 - 0.6 * exp(-0.3 * dims.layer) if self.init is None else self.init

@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         shared: dict[str, nn.Module] = {}
         self.layers = nn.ModuleList()
         for index in range(spec.depth):
-            block = Block(spec.layer(index), spec, shared=shared)
+            block = Block(spec.layer(index), spec, index=index, shared=shared)
             self.layers.append(block)
             if "position" in spec.share and not shared and block.attention is not None:
                 shared["position"] = block.attention.held["position"][0]

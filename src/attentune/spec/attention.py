@@ -20,6 +20,7 @@ from attentune.spec.slots import (
     Memory,
     Normalizer,
     OperandScore,
+    OutputCombine,
     Position,
     RelativePosition,
     Rotation,
@@ -31,6 +32,7 @@ from attentune.spec.text import SEVERAL, format_value
 from attentune.spec.value import Frozen
 
 NEUTRAL = {"similarity": "scaled_dot", "mask": "full", "normalizer": "softmax"}  # what a text may leave out
+PROBE = Dims(width=1, heads=1, groups=1, head_width=1, value_width=1, source_width=1)  # sizes that decide no question
 
 
 @final
@@ -94,8 +96,13 @@ class AttentionSpec(Frozen):
         if operand is not None and not self.heads.keeps_keys:
             raise ValueError(f"scores={operand} changes whole keys; heads={self.heads.kind} caches none")
         values = [value for value in self.combine if isinstance(value, CarriedValue)]
-        if len(values) > 1:
-            raise ValueError(f"{values[0].kind} may stand in combine once, got {len(values)}")
+        kinds = [value.kind for value in self.combine]
+        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+            raise ValueError(f"combine holds {', '.join(sorted(twice))} more than once")
+        outputs = [value for value in self.combine if isinstance(value, OutputCombine)]
+        wider = next((place for place, value in enumerate(outputs) if value.wide(PROBE) != PROBE.value_width), 0)
+        if wider:
+            raise ValueError(f"{outputs[wider].kind} widens the values: it must stand before {outputs[0].kind}")
         if values and not self.heads.keeps_keys:
             raise ValueError(f"combine={values[0].kind} mixes whole values; heads={self.heads.kind} caches none")
         if isinstance(self.position, RelativePosition) and not self.is_inner_product:
@@ -135,8 +142,7 @@ class AttentionSpec(Frozen):
     @property
     def is_inner_product(self) -> bool:
         """Whether s = c q.k for a constant c."""
-        probe = Dims(width=1, heads=1, groups=1, head_width=1, value_width=1, source_width=1)
-        return self.similarity.inner_product_scale(probe) is not None
+        return self.similarity.inner_product_scale(PROBE) is not None
 
     def values(self) -> Iterator[tuple[str, int, Mechanism]]:
         """Every value with its slot and its place in the slot, in the order of the fields."""

@@ -51,6 +51,7 @@ class Dims:
     depth: int = 1
     bias: bool = False
     cross: bool = False
+    layer: int = 0  # which of the model's layers, counted from 0
 
 
 @dataclass(frozen=True)
