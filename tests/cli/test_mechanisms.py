@@ -46,10 +46,13 @@ def test_a_mechanism_is_described_by_its_file() -> None:
     entry = describe(registry.find("mask", "window"))
     assert entry["kind"] == "window"
     assert (entry["slot"], entry["stage"]) == ("mask", "visible")
-    assert entry["title"] == "Causal attention to the last keys"
+    assert entry["title"] == "Attention to near keys"
     assert entry["paper"] == "Longformer, arXiv:2004.05150"
-    assert entry["formula"] == "visible(i, j) = 0 <= i - j < window"
-    assert entry["options"] == [{"name": "window", "type": "int", "required": True, "default": None}]
+    assert entry["formula"].startswith("visible(i, j) = 0 <= i - j < window  ")
+    assert entry["options"] == [
+        {"name": "window", "type": "int", "required": True, "default": None},
+        {"name": "symmetric", "type": "bool", "required": False, "default": False},
+    ]
     assert entry["learns"] == {}
 
 
@@ -73,6 +76,7 @@ def test_types_are_those_that_users_write() -> None:
     assert type_name(Optional[Annotated[float, Field(gt=0)]]) == "float | none"  # noqa: UP045 - both spellings occur
     assert type_name(Annotated[int, Field(ge=1)] | None) == "int | none"
     assert type_name(Literal["head", "element"]) == "'head' | 'element'"
+    assert type_name(tuple[Annotated[int, Field(ge=0)], ...]) == "tuple of int"
 
 
 def test_the_list_as_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +85,7 @@ def test_the_list_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.startswith("position=rotary\n  Rotary positions. ")
     assert "\n  paper    RoFormer, arXiv:2104.09864\n  stage    operands\n  options  base: float = 10000.0, " in shown
     assert "\n\nmask=window\n" in shown
-    assert "\n  options  window: int (required)\n  learns   nothing\n" in shown
+    assert "\n  options  window: int (required), symmetric: bool = False\n  learns   nothing\n" in shown
 
 
 def test_the_list_as_json_and_by_slot(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
+from torch import Tensor
 
 from attentune.errors import SpecError
-from attentune.mechanisms import registry
+from attentune.mechanisms import predicate, registry
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.masks import Mask
 from attentune.spec.model import FeedForwardSpec, LayerSpec, ModelSpec
@@ -15,8 +16,16 @@ def make(slot: str, kind: str, **fields: object) -> object:
     return registry.find(slot, kind)(**fields)  # type: ignore[call-arg]
 
 
+@predicate.register("squares (a test)")
+def squares(query: Tensor, key: Tensor) -> Tensor:
+    return (query * query + 3 * key) % 5 < 2
+
+
 small = st.integers(1, 9)
 positive = st.floats(1e-6, 1e6, allow_nan=False)
+trees = st.lists(st.integers(0, 10**6), min_size=1, max_size=12).map(
+    lambda draws: tuple(draw % (node + 1) - 1 for node, draw in enumerate(draws))
+)
 heads = st.one_of(
     st.builds(lambda n: make("heads", "multi_head", heads=n), st.sampled_from([1, 2, 4])),
     st.builds(lambda n: make("heads", "multi_query", heads=n), st.sampled_from([1, 2, 4])),
@@ -28,8 +37,27 @@ heads = st.one_of(
 plain_masks = st.one_of(
     st.sampled_from([make("mask", "causal"), make("mask", "full")]),
     st.builds(lambda n: make("mask", "window", window=n), small),
+    st.builds(lambda n: make("mask", "window", window=2 * n - 1, symmetric=True), small),
+    st.builds(lambda n, d: make("mask", "dilated", window=n, dilation=d), small, small),
+    st.builds(lambda n, d: make("mask", "dilated", window=2 * n - 1, dilation=d, symmetric=True), small, small),
+    st.builds(lambda n: make("mask", "strided", stride=n), small),
+    st.builds(lambda n, c: make("mask", "strided_fixed", stride=n + c, summary=n), small, st.integers(0, 5)),
     st.builds(lambda n: make("mask", "sink", keys=n), small),
     st.builds(lambda n: make("mask", "prefix", length=n), st.none() | small),
+    st.builds(lambda n: make("mask", "global_tokens", count=n), small),
+    st.builds(
+        lambda places: make("mask", "global_tokens", positions=tuple(places)),
+        st.lists(st.integers(0, 25), min_size=1, max_size=3),
+    ),
+    st.builds(
+        lambda n, block, seed, length: make("mask", "random_blocks", count=n, block=block, seed=seed, length=length),
+        st.integers(1, 4),
+        st.integers(1, 6),
+        st.integers(0, 10**6),
+        st.none() | st.integers(1, 40),
+    ),
+    st.builds(lambda parents, start: make("mask", "tree", parents=parents, start=start), trees, st.integers(0, 6)),
+    st.just(make("mask", "predicate", name="squares (a test)")),
 )
 masks: st.SearchStrategy[Mask] = st.recursive(  # type: ignore[assignment]
     plain_masks,

@@ -115,7 +115,10 @@ def test_one_value_has_one_text(text: str, printed: str) -> None:
 def test_plain_data_keeps_every_kind() -> None:
     data = to_data(attention("heads=8/2, mask=causal & window(4), scores=temperature"))
     assert data["heads"] == {"kind": "grouped", "heads": 8, "groups": 2, "head_width": None}
-    assert data["mask"] == {"kind": "and", "masks": [{"kind": "causal"}, {"kind": "window", "window": 4}]}
+    assert data["mask"] == {
+        "kind": "and",
+        "masks": [{"kind": "causal"}, {"kind": "window", "window": 4, "symmetric": False}],
+    }
     assert data["scores"] == [{"kind": "temperature", "value": 1.0, "learned": True}]
     assert data["position"] is None
 

@@ -55,6 +55,8 @@ def type_name(annotation: Any) -> str:
         return type_name(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
         return " | ".join(type_name(part) for part in get_args(annotation))
+    if origin is tuple:
+        return f"tuple of {type_name(get_args(annotation)[0])}"
     if origin is Literal:
         return " | ".join(map(repr, get_args(annotation)))
     if annotation is type(None):

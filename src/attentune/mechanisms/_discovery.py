@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from attentune.errors import SpecError
+from attentune.mechanisms.predicate import registered
 from attentune.spec.mechanism import Mechanism
 from attentune.spec.registry import Registry
 
@@ -34,7 +35,10 @@ def discover(path: Iterable[str], package: str) -> Registry:
 
 
 def load_plugin(file: str | Path, registry: Registry) -> list[type[Mechanism]]:
-    """Register the mechanisms that the Python file `file` defines. It is run: only name files you trust."""
+    """Register the mechanisms that the Python file `file` defines. It is run: only name files you trust.
+
+    A file may hold nothing but rules for `mask=predicate(...)`, which register themselves.
+    """
     path = Path(file)
     name = f"attentune_plugin_{path.stem}"
     specification = importlib.util.spec_from_file_location(name, path)
@@ -44,7 +48,7 @@ def load_plugin(file: str | Path, registry: Registry) -> list[type[Mechanism]]:
     sys.modules[name] = module
     specification.loader.exec_module(module)
     values = _defined(module)
-    if not values:
+    if not values and not any(rule.__module__ == name for rule in registered().values()):
         raise SpecError(f"plugin {str(path)!r} defines no mechanism: a class that fills one slot and is not abstract")
     return [registry.register(value) for value in values]
 

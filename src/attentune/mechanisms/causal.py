@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 from attentune.shapes import Bool, Tensor
-from attentune.spec.masks import Mask
+from attentune.spec.masks import Depends, Mask
 from attentune.spec.positions import Positions
 
 
@@ -27,3 +27,7 @@ class Causal(Mask):
     @property
     def lookahead(self) -> int | None:
         return 0
+
+    @property
+    def depends(self) -> Depends:
+        return Depends.DIFFERENCE

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal, final
 
 from attentune.shapes import Bool, Tensor
-from attentune.spec.masks import Mask
+from attentune.spec.masks import Depends, Mask
 from attentune.spec.positions import Positions
 
 
@@ -26,3 +26,7 @@ class Full(Mask):
     @property
     def lookahead(self) -> int | None:
         return None
+
+    @property
+    def depends(self) -> Depends:
+        return Depends.DIFFERENCE

@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 
 from attentune.errors import SpecError
 from attentune.shapes import Bool, Tensor
-from attentune.spec.masks import Mask
+from attentune.spec.masks import Depends, Mask
 from attentune.spec.positions import Positions
 
 
@@ -35,3 +35,7 @@ class Prefix(Mask):
     @property
     def lookahead(self) -> int | None:
         return self.length
+
+    @property
+    def depends(self) -> Depends:
+        return Depends.KEY

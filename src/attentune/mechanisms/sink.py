@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, final
 from pydantic import PositiveInt
 
 from attentune.shapes import Bool, Tensor
-from attentune.spec.masks import Mask
+from attentune.spec.masks import Depends, Mask
 from attentune.spec.positions import Positions
 
 
@@ -30,3 +30,7 @@ class Sink(Mask):
     @property
     def lookahead(self) -> int | None:
         return self.keys
+
+    @property
+    def depends(self) -> Depends:
+        return Depends.KEY

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from enum import StrEnum
+from functools import reduce
+from operator import and_, or_
 from typing import ClassVar, Literal, final
 
 from pydantic import SerializeAsAny, field_validator
 
-from attentune.shapes import Bool, Tensor
+from attentune.shapes import Bool, Int, Tensor
 from attentune.spec.mechanism import Mechanism, Stage
 from attentune.spec.positions import Positions
+from attentune.spec.tile_grid import TileGrid, both, either, opposite
 
-__all__ = ["And", "Mask", "Not", "Or"]
+__all__ = ["And", "Depends", "Mask", "Not", "Or"]
+
+
+class Depends(StrEnum):
+    """What a predicate looks at, which decides how its tiles can be bounded."""
+
+    DIFFERENCE = "the difference of the two positions"
+    KEY = "the key"
+    BOTH = "query and key"
 
 
 class Mask(Mechanism):
@@ -28,6 +41,22 @@ class Mask(Mechanism):
     @abstractmethod
     def lookahead(self) -> int | None:
         """How far a query may see keys later than itself: 0 never, n only keys at positions below n, None anywhere."""
+
+    @property
+    def depends(self) -> Depends:
+        """What `visible` looks at. Whoever says less than both must look at nothing else."""
+        return Depends.BOTH
+
+    def tiles(self, grid: TileGrid) -> Int[Tensor, "..."]:
+        """The state of each tile where it is known without looking at its pairs, else `UNDECIDED`; int8 [Qt, Kt].
+
+        `attentune.spec.tiles` decides the rest. What is said here must be exact.
+        """
+        if self.depends is Depends.DIFFERENCE:
+            return grid.by_difference(self.visible)
+        if self.depends is Depends.KEY:
+            return grid.by_key(self.visible)
+        return grid.undecided()
 
     def __and__(self, other: Mask) -> Mask:
         return And(masks=_parts(And, self) + _parts(And, other))
@@ -49,6 +78,22 @@ class _Several(Mask):
             raise ValueError(f"needs at least 2 masks, got {len(masks)}")
         return tuple(part for mask in masks for part in _parts(cls, mask))  # a & (b & c) is a & b & c
 
+    @property
+    def depends(self) -> Depends:
+        found = {mask.depends for mask in self.masks}
+        return found.pop() if len(found) == 1 else Depends.BOTH
+
+    def _states(self, grid: TileGrid, combine: Callable[..., Tensor], join: Callable[[Mask, Mask], Mask]) -> Tensor:
+        """What parts of one kind show together is known exactly; only then are the kinds combined."""
+        if self.depends is not Depends.BOTH:
+            return super().tiles(grid)
+        alike: dict[Depends, list[Mask]] = {}
+        for mask in self.masks:
+            alike.setdefault(mask.depends, []).append(mask)
+        apart = alike.pop(Depends.BOTH, [])
+        apart.extend(reduce(join, masks) for masks in alike.values())
+        return combine(*(mask.tiles(grid) for mask in apart))
+
 
 @final
 class And(_Several):
@@ -65,6 +110,9 @@ class And(_Several):
     @property
     def lookahead(self) -> int | None:
         return min((n for mask in self.masks if (n := mask.lookahead) is not None), default=None)
+
+    def tiles(self, grid: TileGrid) -> Int[Tensor, "..."]:
+        return self._states(grid, both, and_)
 
 
 @final
@@ -83,6 +131,9 @@ class Or(_Several):
     def lookahead(self) -> int | None:
         bounds = [mask.lookahead for mask in self.masks]
         return None if None in bounds else max(n for n in bounds if n is not None)
+
+    def tiles(self, grid: TileGrid) -> Int[Tensor, "..."]:
+        return self._states(grid, either, or_)
 
 
 @final
@@ -104,7 +155,18 @@ class Not(Mask):
 
     @property
     def lookahead(self) -> int | None:
+        if isinstance(self.mask, And):  # ~(a & b) is ~a | ~b
+            return Or(masks=tuple(~mask for mask in self.mask.masks)).lookahead
+        if isinstance(self.mask, Or):
+            return And(masks=tuple(~mask for mask in self.mask.masks)).lookahead
         return None
+
+    @property
+    def depends(self) -> Depends:
+        return self.mask.depends
+
+    def tiles(self, grid: TileGrid) -> Int[Tensor, "..."]:
+        return opposite(self.mask.tiles(grid))
 
 
 def _parts(composite: type[_Several], mask: Mask) -> tuple[Mask, ...]:

@@ -1,0 +1,91 @@
+'''Any rule of your own about positions, by the name you register it under.
+
+    visible(i, j) = rule(i, j)
+
+Write the rule with tensor operations that broadcast, in the program or in a file for `--plugin`:
+
+    @attentune.mechanisms.predicate.register("comb")
+    def comb(query, key):
+        """Every third key."""
+        return (query - key) % 3 == 0
+
+and say `mask=causal & predicate(comb)`. A spec keeps the name, never the code: whoever reads it registers the rule
+first. A rule may show later keys; for step-by-step decoding compose it with `causal`.
+'''
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal, TypeVar, final
+
+import torch
+from pydantic import field_validator
+
+from attentune.errors import SpecError, near
+from attentune.shapes import Bool, Tensor
+from attentune.spec.masks import Mask
+from attentune.spec.positions import Positions
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+RuleT = TypeVar("RuleT", bound=Rule)
+
+_rules: dict[str, Rule] = {}
+
+
+def register(name: str) -> Callable[[RuleT], RuleT]:
+    """Decorator: keep a rule under `name`, so that `mask=predicate(name)` finds it.
+
+    The rule gets the positions of queries and of keys as integer tensors that broadcast against each other, and
+    returns a boolean tensor, True where a query may see a key. A name belongs to one rule: `SpecError` where another
+    has it. Defining the same function anew, as notebooks do, replaces it.
+    """
+    if not name or not isinstance(name, str):
+        raise SpecError(f"a predicate is registered under a name, got {name!r}")
+
+    def keep(rule: RuleT) -> RuleT:
+        held = _rules.get(name)
+        if held is not None and _home(held) != _home(rule):
+            raise SpecError(f"predicate {name!r} is taken by {_home(held)}")
+        _rules[name] = rule
+        return rule
+
+    return keep
+
+
+def registered() -> dict[str, Rule]:
+    """The rules by name."""
+    return dict(_rules)
+
+
+def _home(rule: Rule) -> str:
+    return f"{getattr(rule, '__module__', '?')}.{getattr(rule, '__qualname__', repr(rule))}"
+
+
+@final
+class Predicate(Mask):
+    """A query sees what the rule registered as `name` shows it."""
+
+    kind: Literal["predicate"] = "predicate"
+    needs_order: ClassVar[bool] = True
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if name not in _rules:
+            hint = near(name, _rules) if _rules else "none is registered"
+            raise ValueError(
+                f"no rule is registered as {name!r}; {hint} (register it first, or name its file as plugin)"
+            )
+        return name
+
+    def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+        seen = _rules[self.name](query.position, key.position)
+        if not isinstance(seen, Tensor) or seen.dtype is not torch.bool:
+            given = seen.dtype if isinstance(seen, Tensor) else type(seen).__name__
+            raise SpecError(f"predicate {self.name!r} must return a tensor of booleans, got {given}")
+        return seen
+
+    @property
+    def lookahead(self) -> int | None:
+        return None
