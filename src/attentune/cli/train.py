@@ -23,8 +23,8 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 class FeedForwardOptions(Frozen):
     """The position-wise network of each layer."""
 
-    name: Literal["gelu", "relu2", "swiglu", "none"] = "gelu"
-    hidden: Size | None = None  # width inside; None: 4 x width, for swiglu 8/3 x width
+    name: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh", "none"] = "gelu"
+    hidden: Size | None = None  # width inside; None: 4 x width, where gated 8/3 x width
 
 
 class ModelOptions(Frozen):
@@ -37,12 +37,17 @@ class ModelOptions(Frozen):
     position: Literal["none", "sinusoidal", "learned"] = "none"  # what is added to the embeddings
     norm: Literal["layer", "rms", "batch"] = "layer"
     norm_placement: Literal["pre", "post"] = "pre"
+    norm_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: 1e-5, for rms 1e-6
+    embedding_norm: bool = False  # normalise what enters the first layer
     bias: bool = False  # in linear layers and LayerNorm
     tie_embeddings: bool = True  # the output head is the embedding
+    head_transform: bool = False  # a linear layer, the activation and a norm before the logits, as in BERT
+    head_bias: bool = False  # a number for each token of the vocabulary, added to the logits
     scale_embeddings: bool = False  # x sqrt(width), as in the Transformer of 2017
     output_init: Literal["scaled", "zero"] = "scaled"  # of projections back into the residual stream
     dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
+    logit_factor: Annotated[float, Field(gt=0)] | None = None  # of all logits; None: 1, 1/sqrt(width) where scaled
     logit_soft_cap: Annotated[float, Field(gt=0)] | None = None
     share: tuple[Literal["position"], ...] = ()  # slots whose parameters all layers have in common
 

@@ -51,7 +51,7 @@ class Block(nn.Module):
             depth=model.depth,
             bias=model.bias,
         )
-        self.attention_norm = make_norm(model.norm, model.width, bias=model.bias)
+        self.attention_norm = make_norm(model.norm, model.width, bias=model.bias, epsilon=model.norm_epsilon)
         self.branches = nn.ModuleList(Values(branch, self.dims) for branch in layer.branches)
         self.cross: Attention | None = None
         self.cross_norm: nn.Module | None = None
@@ -65,12 +65,12 @@ class Block(nn.Module):
                 layer=index,
                 cross=True,
             )
-            self.cross_norm = make_norm(model.norm, model.width, bias=model.bias)
+            self.cross_norm = make_norm(model.norm, model.width, bias=model.bias, epsilon=model.norm_epsilon)
         self.feed_forward: FeedForward | None = None
         self.feed_forward_norm: nn.Module | None = None
         if model.feed_forward.name != "none":
             self.feed_forward = FeedForward(model.feed_forward, width=model.width, depth=model.depth, bias=model.bias)
-            self.feed_forward_norm = make_norm(model.norm, model.width, bias=model.bias)
+            self.feed_forward_norm = make_norm(model.norm, model.width, bias=model.bias, epsilon=model.norm_epsilon)
         if model.output_init == "zero":
             for name, parameter in self.named_parameters():
                 if name.split(".")[-1] in ("out", "down"):

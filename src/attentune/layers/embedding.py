@@ -16,7 +16,7 @@ from attentune.shapes import Float, Int, Tensor
 
 @final
 class Embedding(nn.Module):
-    """x = table[token] (x sqrt(E), where `scale`) + position.
+    """x = norm(table[token] (x sqrt(E), where `scale`) + position); most models have no `norm` here.
 
     `sinusoidal` (arXiv:1706.03762): sin(p / 10000^(2i/E)) in even columns, cos of the same in odd ones.
     `learned` (arXiv:1705.03122): one vector for each of `context` positions.
@@ -30,12 +30,14 @@ class Embedding(nn.Module):
         context: int,
         position: Literal["none", "sinusoidal", "learned"],
         scale: bool,
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.position, self.factor = position, sqrt(width) if scale else 1.0
         std = 1 / sqrt(width) if scale else 0.02  # so that what enters the first layer has one size
         self.table = nn.Parameter(torch.empty(vocab_size, width).normal_(0.0, std))
         self.places = nn.Parameter(torch.empty(context, width).normal_(0.0, 0.02)) if position == "learned" else None
+        self.norm = norm
         for parameter in (self.table, self.places):
             if parameter is not None:
                 parameter.role = "embedding"  # type: ignore[attr-defined]
@@ -45,20 +47,21 @@ class Embedding(nn.Module):
         x: Tensor = embedding(ids, self.table)
         if self.factor != 1.0:
             x = x * self.factor
-        if self.position == "none":
-            return x
-        place = layout.query.position
-        if self.places is not None:
-            if last >= self.places.shape[0]:
-                raise SpecError(
-                    f"position {last} has no learned vector: "
-                    f"the model knows {self.places.shape[0]} positions (its context)"
-                )
-            learned: Tensor = embedding(place, self.places)
-            return x + learned
-        width = x.shape[-1]
-        added: Tensor = layout.once(("sinusoid", width), lambda: sinusoid(place, width))
-        return x + added.to(x.dtype)
+        if self.position != "none":
+            x = x + self._position(layout, last).to(x.dtype)
+        return x if self.norm is None else self.norm(x, layout.query.valid)
+
+    def _position(self, layout: Layout, last: int) -> Float[Tensor, "B T E"]:
+        place, width = layout.query.position, self.table.shape[1]
+        if self.places is None:
+            added: Tensor = layout.once(("sinusoid", width), lambda: sinusoid(place, width))
+            return added
+        if last >= self.places.shape[0]:
+            raise SpecError(
+                f"position {last} has no learned vector: the model knows {self.places.shape[0]} positions (its context)"
+            )
+        learned: Tensor = embedding(place, self.places)
+        return learned
 
 
 def sinusoid(place: Int[Tensor, "B T"], width: int) -> Float[Tensor, "B T E"]:

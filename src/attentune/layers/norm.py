@@ -15,27 +15,29 @@ from attentune.shapes import Bool, Float, Tensor
 class LayerNorm(nn.Module):
     """y = gain (x - mean) / sqrt(var + eps) + bias over the model width (arXiv:1607.06450)."""
 
-    def __init__(self, width: int, *, bias: bool) -> None:
+    def __init__(self, width: int, *, bias: bool, epsilon: float = 1e-5) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.gain = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
         _exempt(self)
 
     def forward(self, x: Float[Tensor, "B T E"], valid: Bool[Tensor, "..."] | None = None) -> Float[Tensor, "B T E"]:
-        return layer_norm(x, self.gain.shape, self.gain, self.bias, 1e-5)
+        return layer_norm(x, self.gain.shape, self.gain, self.bias, self.epsilon)
 
 
 @final
 class RMSNorm(nn.Module):
     """y = gain x / sqrt(mean of x^2 + eps) over the model width (arXiv:1910.07467)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, epsilon: float = 1e-6) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.gain = nn.Parameter(torch.ones(width))
         _exempt(self)
 
     def forward(self, x: Float[Tensor, "B T E"], valid: Bool[Tensor, "..."] | None = None) -> Float[Tensor, "B T E"]:
-        return rms_norm(x, self.gain.shape, self.gain, 1e-6)
+        return rms_norm(x, self.gain.shape, self.gain, self.epsilon)
 
 
 @final
@@ -49,9 +51,9 @@ class BatchNorm(nn.Module):
     mean: Tensor
     var: Tensor
 
-    def __init__(self, width: int, *, momentum: float = 0.1) -> None:
+    def __init__(self, width: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum, self.epsilon = momentum, epsilon
         self.gain = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("mean", torch.zeros(width))
@@ -60,7 +62,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T E"], valid: Bool[Tensor, "..."] | None = None) -> Float[Tensor, "B T E"]:
         if not self.training:
-            scale = self.gain * torch.rsqrt(self.var + 1e-5)
+            scale = self.gain * torch.rsqrt(self.var + self.epsilon)
             return (x - self.mean) * scale + self.bias
         if x.dtype.itemsize < 4:  # sums over a whole batch need float32
             return self._by_batch(x.float(), valid).to(x.dtype)
@@ -68,7 +70,8 @@ class BatchNorm(nn.Module):
 
     def _by_batch(self, x: Tensor, valid: Tensor | None) -> Tensor:
         if valid is None and x.dtype is self.mean.dtype:
-            flat = batch_norm(x.flatten(0, 1), self.mean, self.var, self.gain, self.bias, True, self.momentum, 1e-5)
+            running = (self.mean, self.var, self.gain, self.bias)
+            flat = batch_norm(x.flatten(0, 1), *running, True, self.momentum, self.epsilon)
             return flat.view_as(x)
         real = x.new_ones(*x.shape[:2], 1) if valid is None else valid.expand(x.shape[:2])[..., None].to(x.dtype)
         count = real.sum().clamp(min=1)
@@ -78,14 +81,17 @@ class BatchNorm(nn.Module):
         with torch.no_grad():
             self.mean.lerp_(mean.to(self.mean.dtype), self.momentum)
             self.var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.var.dtype), self.momentum)
-        return (x - mean) * torch.rsqrt(var + 1e-5) * self.gain + self.bias
+        return (x - mean) * torch.rsqrt(var + self.epsilon) * self.gain + self.bias
 
 
-def make_norm(name: Literal["layer", "rms", "batch"], width: int, *, bias: bool) -> nn.Module:
-    """The normalisation called `name` in a `ModelSpec`."""
+def make_norm(
+    name: Literal["layer", "rms", "batch"], width: int, *, bias: bool, epsilon: float | None = None
+) -> nn.Module:
+    """The normalisation called `name` in a `ModelSpec`; without an `epsilon`, the usual one of its kind."""
+    own = {} if epsilon is None else {"epsilon": epsilon}
     if name == "layer":
-        return LayerNorm(width, bias=bias)
-    return RMSNorm(width) if name == "rms" else BatchNorm(width)
+        return LayerNorm(width, bias=bias, **own)
+    return RMSNorm(width, **own) if name == "rms" else BatchNorm(width, **own)
 
 
 def _exempt(module: nn.Module) -> None:

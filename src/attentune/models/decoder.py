@@ -14,6 +14,7 @@ from attentune.kernels.layout import Layout, LayoutKind
 from attentune.layers.attention import OUTPUT, Attention, Carry
 from attentune.layers.block import Block
 from attentune.layers.embedding import Embedding
+from attentune.layers.head import HeadTransform
 from attentune.layers.norm import make_norm
 from attentune.layers.state import KeyValueCache, LayerState, State, extend
 from attentune.shapes import Float, Int, Tensor
@@ -27,13 +28,15 @@ Extra = dict[str, Tensor | tuple[Tensor, Tensor]]
 class ModelOutput:
     """Logits, auxiliary losses to add to the loss, the state to go on with, and a layer's wanted outputs each.
 
-    A loss that several layers have is their sum.
+    A loss that several layers have is their sum. `hidden` is what the logits are made of, after the last norm:
+    what an encoder hands to a decoder's cross-attention.
     """
 
     logits: Float[Tensor, "B T N"]
     losses: dict[str, Tensor] = field(default_factory=dict)
     state: State | None = None
     attention: list[Extra] = field(default_factory=list)
+    hidden: Float[Tensor, "B T E"] | None = None
 
 
 @final
@@ -53,6 +56,7 @@ class Decoder(nn.Module):
             context=spec.context,
             position=spec.position,
             scale=spec.scale_embeddings,
+            norm=_norm(spec) if spec.embedding_norm else None,
         )
         shared: dict[str, nn.Module] = {}
         self.layers = nn.ModuleList()
@@ -61,14 +65,21 @@ class Decoder(nn.Module):
             self.layers.append(block)
             if "position" in spec.share and not shared and block.attention is not None:
                 shared["position"] = block.attention.held["position"][0]
-        self.norm = make_norm(spec.norm, spec.width, bias=spec.bias) if spec.norm_placement == "pre" else None
+        self.norm = _norm(spec) if spec.norm_placement == "pre" else None
+        self.head_transform: HeadTransform | None = None
+        if spec.head_transform:
+            self.head_transform = HeadTransform(spec.feed_forward, width=spec.width, norm=_norm(spec))
         self.head: nn.Parameter | None = None
         if not spec.tie_embeddings:
             self.head = nn.Parameter(torch.empty(spec.vocab_size, spec.width).normal_(0.0, 0.02))
             self.head.role = "head"  # type: ignore[attr-defined]
+        self.head_bias = nn.Parameter(torch.zeros(spec.vocab_size)) if spec.head_bias else None
+        if self.head_bias is not None:
+            self.head_bias.weight_decay = False  # type: ignore[attr-defined]
         self.remembers = any(attention.memory is not None for attention in spec.attentions)
         self.has_cross = any(layer.cross is not None for layer in spec.layers)
-        self.tied_factor = spec.width**-0.5 if spec.tie_embeddings and spec.scale_embeddings else 1.0
+        usual = spec.width**-0.5 if spec.tie_embeddings and spec.scale_embeddings else 1.0
+        self.logit_factor = usual if spec.logit_factor is None else spec.logit_factor
 
     @property
     def has_memory(self) -> bool:
@@ -157,13 +168,20 @@ class Decoder(nn.Module):
                 records.append(given.extra)
         if self.norm is not None:
             x = self.norm(x, layout.query.valid)
-        head = self.embedding.table if self.head is None else self.head
-        logits = linear(x, head) if self.tied_factor == 1.0 else linear(x * self.tied_factor, head)
-        if (cap := self.spec.logit_soft_cap) is not None:
-            logits = cap * torch.tanh(logits / cap)
+        logits = self._logits(x)
         if state is not None:
             state = self._seen(state, layout)
-        return ModelOutput(logits, losses, state, records)
+        return ModelOutput(logits, losses, state, records, x)
+
+    def _logits(self, x: Float[Tensor, "B T E"]) -> Float[Tensor, "B T N"]:
+        if self.head_transform is not None:
+            x = self.head_transform(x)
+        if self.logit_factor != 1.0:
+            x = x * self.logit_factor
+        logits = linear(x, self.embedding.table if self.head is None else self.head, self.head_bias)
+        if (cap := self.spec.logit_soft_cap) is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits
 
     def _continue(self, ids: Tensor, layout: Layout | None, state: State) -> Layout:
         """The layout of the next tokens over everything the state knows."""
@@ -196,6 +214,10 @@ class Decoder(nn.Module):
                 layer.branches = [{name: held.detach() for name, held in branch.items()} for branch in layer.branches]
         state.positions = keep
         return state
+
+
+def _norm(spec: ModelSpec) -> nn.Module:
+    return make_norm(spec.norm, spec.width, bias=spec.bias, epsilon=spec.norm_epsilon)
 
 
 def _places(context: Tensor, valid: Tensor | None) -> Positions:

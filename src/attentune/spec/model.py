@@ -12,6 +12,7 @@ from attentune.spec.text import format_value
 from attentune.spec.value import Frozen
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @final
@@ -52,17 +53,22 @@ class LayerSpec(Frozen):
 class FeedForwardSpec(Frozen):
     """The position-wise network of each layer.
 
-    `gelu`: W2 gelu(W1 x); `relu2`: W2 relu(W1 x)^2 (arXiv:2109.08668);
-    `swiglu`: W2 (silu(W1 x) * W3 x) (arXiv:2002.05202). `none` leaves it out.
+    W2 f(W1 x) with f one of `gelu`, `gelu_tanh` (its approximation, as in GPT-2), `relu`, `silu`,
+    `relu2`: relu(z)^2 (arXiv:2109.08668); or gated, W2 (f(W1 x) * W3 x) (arXiv:2002.05202):
+    `swiglu` with silu, `geglu` with gelu, `geglu_tanh` with its approximation. `none` leaves it out.
     """
 
-    name: Literal["gelu", "relu2", "swiglu", "none"] = "gelu"
-    hidden: int | None = Field(default=None, ge=1)  # None: 4 x width, for swiglu 8/3 x width (about equal parameters)
+    name: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh", "none"] = "gelu"
+    hidden: int | None = Field(default=None, ge=1)  # None: 4 x width, where gated 8/3 x width (about equal parameters)
+
+    @property
+    def gated(self) -> bool:
+        return self.name in ("swiglu", "geglu", "geglu_tanh")
 
     def hidden_width(self, width: int) -> int:
         if self.hidden is not None:
             return self.hidden
-        return 4 * width if self.name != "swiglu" else max(1, round(8 * width / 3 / 8) * 8)
+        return 4 * width if not self.gated else max(1, round(8 * width / 3 / 8) * 8)
 
 
 @final
@@ -82,19 +88,26 @@ class ModelSpec(Frozen):
     position: Literal["none", "sinusoidal", "learned"] = "none"  # what is added to the embeddings
     norm: Literal["layer", "rms", "batch"] = "layer"
     norm_placement: Literal["pre", "post"] = "pre"
+    norm_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: 1e-5, for rms 1e-6
+    embedding_norm: bool = False  # normalise what enters the first layer (BERT, BLOOM)
     bias: bool = False  # in linear layers and LayerNorm
     tie_embeddings: bool = True
+    head_transform: bool = False  # norm(f(W h + b)) before the logits, f of the feed-forward network (BERT)
+    head_bias: bool = False  # a number for each token of the vocabulary, added to the logits
     scale_embeddings: bool = False  # x sqrt(width), as in the Transformer of 2017
     output_init: Literal["scaled", "zero"] = "scaled"  # of projections back into the residual stream
     dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
-    logit_soft_cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    logit_factor: Factor | None = None  # None: 1, but 1/sqrt(width) where the head is a scaled embedding
+    logit_soft_cap: Factor | None = None
     share: tuple[Literal["position"], ...] = ()
 
     @model_validator(mode="after")
     def _layers_fit(self) -> ModelSpec:
         if len(self.layers) > self.depth:
             raise ValueError(f"layers names {len(self.layers)} different layers, more than depth={self.depth}")
+        if self.head_transform and self.feed_forward.name == "none":
+            raise ValueError("head_transform needs the activation of a feed-forward network, got feed_forward=none")
         attentions = self.attentions
         for attention in attentions:
             attention.heads.dims(
