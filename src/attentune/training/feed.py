@@ -24,13 +24,15 @@ class MicroBatch:
     """Rows that go through the model together.
 
     Shape: ids [B T], targets [B T]. `share` is the part of the step's scored targets that are in it, so that the
-    shares' weighted sum of mean losses is the mean loss of the whole batch.
+    shares' weighted sum of mean losses is the mean loss of the whole batch. `scored` [N] names the scored places of
+    the flattened targets where they are few, so that the loss is computed for them alone.
     """
 
     ids: Tensor
     targets: Tensor
     layout: Layout | None
     share: float
+    scored: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ class StepData:
     fresh: bool
 
 
-def step_feed(tokens: Tokens, run: RunSpec, *, has_memory: bool, device: torch.device) -> Callable[[int], StepData]:
+Feed = Callable[[int], StepData]
+"""From the number of a step to its data."""
+
+
+def step_feed(tokens: Tokens, run: RunSpec, *, has_memory: bool, device: torch.device) -> Feed:
     """The function from step number to its data.
 
     Raises:

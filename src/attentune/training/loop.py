@@ -16,20 +16,21 @@ from attentune.models.storage import prepare_folder
 from attentune.spec.run import RunSpec
 from attentune.training.clipping import Clipper
 from attentune.training.diagnostics import gradient_flow
-from attentune.training.feed import MicroBatch, step_feed
+from attentune.training.feed import MicroBatch
 from attentune.training.optimizers import decaying_parameters
 from attentune.training.regularizers import add_penalty_gradients, with_auxiliary
 from attentune.training.reporting import REPORT_EVERY, Progress, report, track, track_flow
 from attentune.training.result import StopTraining, TrainResult
 from attentune.training.schedules import learning_rate_share
 from attentune.training.session import Session
+from attentune.training.source import Source, TextSource
 from attentune.training.state import remove_checkpoints
 from attentune.training.trackers import Tracker
 
 
 def train(
     model: nn.Module,
-    corpus: Corpus,
+    source: Corpus | Source,
     run: RunSpec,
     *,
     folder: str | Path | None = None,
@@ -38,11 +39,11 @@ def train(
     on_evaluation: Callable[[int, float], None] | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Trains `model` in place on `corpus.train` as `run` says, where the model is; leaves it in evaluation mode.
+    """Trains `model` in place on `source` as `run` says, where the model is; leaves it in evaluation mode.
 
     Args:
         model: called as `model(ids, layout)`, and with `state=` if its `has_memory` is true.
-        corpus: its `train` and `validation` tokens, tokenizer and fingerprint are used.
+        source: what to train on and be measured by; a corpus is its training text, measured on its validation text.
         run: every number of the run; `run.seed` decides batches and dropout.
         folder: where checkpoints go; None keeps none.
         resume: go on from the last good checkpoint in `folder`, bit for bit on the CPU with as many threads as before;
@@ -62,7 +63,8 @@ def train(
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=generators):  # the caller's random numbers stay as they were
         torch.manual_seed(run.seed)
-        session = Session(model, corpus, run, prepare_folder(folder) if folder is not None else None)
+        source = TextSource(source) if isinstance(source, Corpus) else source
+        session = Session(model, source, run, prepare_folder(folder) if folder is not None else None)
         if session.folder is not None:
             session.resume() if resume else remove_checkpoints(session.folder)
         for tracker in trackers:
@@ -85,7 +87,7 @@ def _steps(
     progress: Progress | None,
 ) -> None:
     model, run, optimizer, watch = session.model, session.run, session.optimizer, session.watch
-    feed = step_feed(session.corpus.train, run, has_memory=session.has_memory, device=session.device)
+    feed = session.source.feed(run, has_memory=session.has_memory, device=session.device)
     forward = torch.compile(model) if run.compile else model
     clip = Clipper(model, run.clip)
     decaying = decaying_parameters(model)
@@ -151,9 +153,10 @@ def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0
     """
     if part.share == 0.0:
         return logits.sum() * 0.0
-    loss = F.cross_entropy(
-        logits.flatten(0, 1), part.targets.flatten(), ignore_index=IGNORED, label_smoothing=label_smoothing
-    )
+    flat, targets = logits.flatten(0, 1), part.targets.flatten()
+    if part.scored is not None:
+        flat, targets = flat.index_select(0, part.scored), targets.index_select(0, part.scored)
+    loss = F.cross_entropy(flat, targets, ignore_index=IGNORED, label_smoothing=label_smoothing)
     return loss if part.share == 1.0 else loss * part.share
 
 

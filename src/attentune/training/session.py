@@ -13,18 +13,18 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from attentune.data.corpus import Corpus
 from attentune.errors import TrainingError
-from attentune.evaluation.language import LanguageScore, evaluate_language, language_loss
+from attentune.evaluation.language import LanguageScore
 from attentune.models.checkpoint import weights_of
 from attentune.spec.run import RunSpec
 from attentune.training.diagnostics import GradientRecord, likely_cause
-from attentune.training.feed import StepData, step_feed
+from attentune.training.feed import StepData
 from attentune.training.memory import detached, put_together, random_tensors, set_random, take_apart
 from attentune.training.optimizers import build_optimizer
 from attentune.training.reporting import peak_bytes
 from attentune.training.result import Evaluation, TrainResult
 from attentune.training.schedules import learning_rate_share
+from attentune.training.source import Source
 from attentune.training.state import Snapshot, load_latest, load_tensors, require_same, save_snapshot
 from attentune.training.watch import StepWatch
 
@@ -32,8 +32,8 @@ from attentune.training.watch import StepWatch
 class Session:
     """The state of one run of `train`. `step` counts the optimizer steps done."""
 
-    def __init__(self, model: nn.Module, corpus: Corpus, run: RunSpec, folder: Path | None) -> None:
-        self.model, self.corpus, self.run, self.folder = model, corpus, run, folder
+    def __init__(self, model: nn.Module, source: Source, run: RunSpec, folder: Path | None) -> None:
+        self.model, self.source, self.run, self.folder = model, source, run, folder
         self.device = device = next(model.parameters()).device
         self.numbers = resolved_precision(run.precision, device)
         self.optimizer = build_optimizer(model, run.optimizer)
@@ -73,17 +73,9 @@ class Session:
             self._states[number] = detached(output.state)
 
     def evaluate(self, *, last: bool) -> float:
-        """The validation loss in nats per token, on the whole text if `last`; kept among the evaluations."""
-        run, text = self.run, self.corpus.validation
-        isolate = run.data.isolate_documents
-        if last:
-            self.final = evaluate_language(
-                self.model, text, self.corpus.tokenizer, context=run.context, isolate_documents=isolate
-            )
-            loss = self.final.nats_per_token
-        else:
-            limit = run.evaluate_tokens
-            loss = language_loss(self.model, text, context=run.context, limit=limit, isolate_documents=isolate)
+        """The validation loss in nats per token, on everything held out if `last`; kept among the evaluations."""
+        loss, score = self.source.evaluate(self.model, self.run, last=last)
+        self.final = score if last else self.final
         self.evaluations.append(Evaluation(self.step, loss))
         return loss
 
@@ -99,7 +91,7 @@ class Session:
         return {
             "run": {**self.run.model_dump(mode="json", exclude={"checkpoint_every"}), "precision": self.numbers},
             "model": spec.model_dump(mode="json") if spec is not None else {"class": type(self.model).__qualname__},
-            "data": {"fingerprint": str(self.corpus.fingerprint)},
+            "data": {"fingerprint": self.source.fingerprint},
         }
 
     def save(self) -> None:
@@ -182,7 +174,7 @@ class Session:
 
     def _memory_template(self) -> list[Any]:
         """Memory as the model makes it, to be filled with what was stored."""
-        feed = step_feed(self.corpus.train, self.run, has_memory=True, device=self.device)
+        feed = self.source.feed(self.run, has_memory=True, device=self.device)
         self.model.eval()
         with torch.no_grad():
             return [self.model(part.ids, part.layout, state=None).state for part in feed(0).parts]
