@@ -1,0 +1,35 @@
+"""A constant factor on the scores (the 1 / sqrt(D) of arXiv:1706.03762 is one).
+
+    s -> c s
+
+Unlike the scale of the similarity it stands in the order of the scores: after a bias by position, or between
+soft cap and normaliser.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, final
+
+from pydantic import Field
+
+from attentune.shapes import Float, Int, Tensor
+from attentune.spec.mechanism import Params
+from attentune.spec.positions import Positions
+from attentune.spec.slots import ElementwiseScore
+
+
+@final
+class Scale(ElementwiseScore):
+    """Multiplies the scores: above 1 sharpens attention, below 1 flattens it."""
+
+    kind: Literal["scale"] = "scale"
+    is_factor: ClassVar[bool] = True
+    factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    def modify(
+        self, params: Params, s: Float[Tensor, "..."], query: Positions, key: Positions, head: Int[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        return s * self.factor
+
+    def query_factor(self, params: Params) -> Float[Tensor, "H"] | float | None:
+        return self.factor
