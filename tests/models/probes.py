@@ -14,6 +14,7 @@ PROBES: dict[str, tuple[str, dict[str, object]]] = {
         {"share": ("position",)},
     ),
     "parallel LSTM branch": ("heads=2, mask=window(4), branches=lstm", {}),
+    "LSTM without attention": ("branches=lstm", {}),
     "cross-attention": ("heads=2, position=rotary, mask=causal, cross=attention(heads=2)", {}),
     "additive similarity": ("heads=2, similarity=additive, mask=causal", {"position": "learned"}),
 }

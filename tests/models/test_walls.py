@@ -1,4 +1,4 @@
-"""Ten difficult attentions: parsed, built, trained, compiled, saved and loaded, and decoded on a cache."""
+"""Difficult layers: parsed, built, trained, compiled, saved and loaded, and decoded on a cache."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from attentune.mechanisms.window import Window
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.codec import from_data, from_json, from_toml
 from attentune.spec.masks import And, Not
-from attentune.spec.model import ModelSpec
+from attentune.spec.model import LayerSpec, ModelSpec
 from attentune.spec.run import RunSpec
 
 
@@ -175,3 +175,20 @@ def test_lookahead_bounds_what_a_composition_shows() -> None:
     assert ahead("causal | full") is None
     assert ahead("~sink(2)") is None
     assert ahead("causal & ~sink(2)") == 0
+
+
+def test_a_layer_may_hold_branches_alone_but_not_nothing() -> None:
+    alone = layer("branches=lstm")
+    assert alone.attention is None
+    assert str(alone) == "branches=lstm"
+    with pytest.raises(SpecError, match="a layer needs an attention, such as heads=8, or branches"):
+        LayerSpec(attention=None)
+    with pytest.raises(SpecError, match="an attention needs its heads"):
+        layer("branches=lstm, mask=causal")
+
+
+def test_layers_of_mixers_and_of_attention_alternate() -> None:
+    spec = ModelSpec(vocab_size=5, width=8, depth=4, layers=(layer("branches=lstm"), layer("heads=2, mask=causal")))
+    assert [attention.heads.heads for attention in spec.attentions] == [2]
+    with pytest.raises(SpecError, match="share=position needs a position"):
+        ModelSpec(vocab_size=5, width=8, layers=(layer("branches=lstm"),), share=("position",))

@@ -80,14 +80,14 @@ class SDPA:
     def run(self, call: Call) -> Result:
         spec = call.spec
         q, k, v = without_padding(call.layout, call.q, call.k, call.v)
-        for score, params in zip(spec.scores, call.params.get("scores", ()), strict=True):
-            if isinstance(score, ElementwiseScore) and (factor := score.query_factor(params)) is not None:
-                q = q * factor[:, None, None].to(q.dtype)
         scale = spec.similarity.inner_product_scale(call.dims)
         assert scale is not None
-        for score in spec.scores:
-            if score.kind == "temperature" and isinstance(score, ElementwiseScore) and not score.parameters(call.dims):
-                scale /= float(getattr(score, "value"))  # noqa: B009 - a field of the one scale without parameters
+        for score, params in zip(spec.scores, call.params.get("scores", ()), strict=True):
+            factor = score.query_factor(params) if isinstance(score, ElementwiseScore) else None
+            if isinstance(factor, float):
+                scale *= factor
+            elif factor is not None:
+                q = q * factor[:, None, None].to(q.dtype)
         grouped = call.dims.groups != call.dims.heads
         if needs_no_mask(spec, call.layout.kind):
             causal = spec.mask.kind == "causal"
@@ -118,9 +118,8 @@ def needs_no_mask(spec: AttentionSpec, layout: LayoutKind) -> bool:
 
 
 def _folds(spec: AttentionSpec, score: ElementwiseScore) -> bool:
-    """Whether the score is a factor that q can carry: nothing has been added to s before it."""
-    only = len([s for s in spec.scores if isinstance(s, ElementwiseScore)]) == 1
-    return score.kind == "temperature" and only and not isinstance(spec.position, Bias)
+    """Whether the score is a factor that q can carry: no bias has been added to s before it."""
+    return score.is_factor and not isinstance(spec.position, Bias)
 
 
 def _mask(call: Call) -> tuple[Tensor, Tensor]:

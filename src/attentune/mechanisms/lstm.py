@@ -7,7 +7,7 @@ The layer's output is attention(x) + LSTM(x).
 """
 
 from math import sqrt
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch.nn.functional import linear
@@ -22,6 +22,7 @@ class LSTM(Mixer):
     """One LSTM as wide as the model."""
 
     kind: Literal["lstm"] = "lstm"
+    forms: ClassVar[tuple[str, ...]] = ("recurrent",)
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         shape, std = (4 * dims.width, dims.width), 1 / sqrt(dims.width)
@@ -41,7 +42,9 @@ class LSTM(Mixer):
         state: dict[str, Tensor],
         valid: Bool[Tensor, "B T"] | None,
         starts: Bool[Tensor, "B T"] | None,
+        form: str = "auto",
     ) -> tuple[Float[Tensor, "B T E"], dict[str, Tensor]]:
+        self.chosen(form, x.shape[1])
         if valid is None and starts is None and _fused(x):
             y, h, c = _by_torch(params, x, state)
             return y, {"h": h, "c": c}

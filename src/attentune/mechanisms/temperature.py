@@ -7,7 +7,7 @@ It stands in the order of the scores: before a soft cap it sharpens what is capp
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ class Temperature(ElementwiseScore):
     """Divides the scores: below 1 sharpens attention, above 1 flattens it."""
 
     kind: Literal["temperature"] = "temperature"
+    is_factor: ClassVar[bool] = True
     value: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     learned: bool = True
 
@@ -35,5 +36,5 @@ class Temperature(ElementwiseScore):
             return s / self.value
         return s * ((-params["log_t"][head]).exp() / self.value).to(s.dtype)
 
-    def query_factor(self, params: Params) -> Float[Tensor, "H"] | None:
-        return (-params["log_t"]).exp() / self.value if self.learned else None
+    def query_factor(self, params: Params) -> Float[Tensor, "H"] | float | None:
+        return (-params["log_t"]).exp() / self.value if self.learned else 1 / self.value

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from attentune.errors import SpecError, near
 from attentune.shapes import Bool, Float, Int, Tensor
 from attentune.spec.masks import Mask
 from attentune.spec.mechanism import Dims, Mechanism, Params, ScoreForm, Stage
@@ -181,8 +182,10 @@ class ElementwiseScore(Score):
     ) -> Float[Tensor, "..."]:
         """The score to go on with; all arguments broadcast against each other."""
 
-    def query_factor(self, params: Params) -> Float[Tensor, "H"] | None:
-        """c per head where the value is s -> c s, so that it may be folded into q; else None."""
+    is_factor: ClassVar[bool] = False  # s -> c s with one c a head: `query_factor` may be folded into q
+
+    def query_factor(self, params: Params) -> Float[Tensor, "H"] | float | None:
+        """c, for all heads or for each, where the value is a factor; else None."""
         del params
         return None
 
@@ -312,10 +315,15 @@ class Memory(Mechanism):
 
 
 class Mixer(Mechanism):
-    """Something with a state of its own, run beside attention and added to it."""
+    """Something with a state of its own, run beside attention and added to it, or instead of it.
+
+    All of its `forms` compute the same: `parallel` is quadratic in length, without any loop; `chunked` loops over
+    chunks of tokens; `recurrent` loops over tokens. Of `dims` it may read width, depth and bias alone.
+    """
 
     slot: ClassVar[str] = "branches"
     stage: ClassVar[Stage] = Stage.BESIDE
+    forms: ClassVar[tuple[str, ...]] = ("recurrent",)
 
     @abstractmethod
     def init(self, dims: Dims, batch: int, like: Tensor) -> dict[str, Tensor]:
@@ -329,8 +337,25 @@ class Mixer(Mechanism):
         state: dict[str, Tensor],
         valid: Bool[Tensor, "B T"] | None,
         starts: Bool[Tensor, "B T"] | None,
+        form: str = "auto",
     ) -> tuple[Float[Tensor, "B T E"], dict[str, Tensor]]:
-        """Outputs and the state after the last token. Padding leaves the state alone, a document's start resets it."""
+        """Outputs and the state after the last token. Padding leaves the state alone, a document's start resets it.
+
+        `form` is one of `forms`, or `auto` for what `preferred` says.
+        """
+
+    def preferred(self, tokens: int) -> str:
+        """The form that `auto` stands for with so many tokens."""
+        wanted = "recurrent" if tokens == 1 else "chunked"
+        return wanted if wanted in self.forms else self.forms[0]
+
+    def chosen(self, form: str, tokens: int) -> str:
+        """The form to compute in; `SpecError` where there is no such form."""
+        if form == "auto":
+            return self.preferred(tokens)
+        if form not in self.forms:
+            raise SpecError(f"{self.kind} has no form {form!r}; {near(form, ('auto', *self.forms))}")
+        return form
 
 
 ATTENTION_SLOTS: dict[str, type[Any]] = {
