@@ -1,0 +1,272 @@
+"""The contract of whole layers: two of them as a language model, with projections, rotations, caches and what is
+carried from layer to layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from attentune.kernels import Layout
+from attentune.layers.state import State
+from attentune.models.decoder import Decoder
+from attentune.shapes import Int, Tensor
+from attentune.spec.model import FeedForwardSpec, LayerSpec, ModelSpec
+from attentune.verification import inputs
+from attentune.verification.examples import sizes
+from attentune.verification.findings import Finding, Tensors, against_reference, holds, same, within_dtype
+
+VOCABULARY = 13
+MIXER_WIDTH = 8
+ROUNDS = 8  # a layer rounds its operands about so often
+
+
+@dataclass
+class ModelCase:
+    """A decoder of two layers (of one, where a memory shall hold all there is). The weights depend on spec and seed."""
+
+    layer: LayerSpec
+    kernel: str
+    dtype: torch.dtype
+    layout: str
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        attention = self.layer.attention
+        self.remembers = attention is not None and attention.memory is not None
+        width = MIXER_WIDTH if attention is None else sizes(attention, bias=True, depth=2).width
+        self.spec = ModelSpec(
+            vocab_size=VOCABULARY,
+            width=width,
+            depth=1 if self.remembers else 2,
+            context=4 * inputs.LENGTH,
+            layers=(self.layer,),
+            feed_forward=FeedForwardSpec(name="none"),
+            norm="rms",
+            bias=True,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(inputs.seed_of(str(self.layer), seed=self.seed))
+            self.ids = torch.randint(VOCABULARY, (inputs.BATCH, inputs.LENGTH))
+            drawn = Decoder(self.spec)
+            with torch.no_grad():
+                self.weights = {
+                    name: inputs.rounded(tensor + 0.3 * torch.randn(tensor.shape))
+                    for name, tensor in drawn.state_dict().items()
+                }
+            self.context = inputs.rounded(torch.randn(inputs.BATCH, inputs.CONTEXT, width))
+        self.model = self.build(self.dtype, self.kernel)
+
+    @property
+    def is_causal(self) -> bool:
+        return self.layer.attention is None or self.layer.attention.mask.lookahead == 0
+
+    @property
+    def first(self) -> int:
+        """How many tokens the first piece needs when a row is decoded piece by piece."""
+        attention = self.layer.attention
+        return max(1, 0 if attention is None else attention.mask.lookahead or 0)
+
+    def build(self, dtype: torch.dtype, kernel: str) -> Decoder:
+        """The model in `dtype`. `KernelError` where `kernel` cannot compute it."""
+        model = Decoder(self.spec)
+        model.load_state_dict(self.weights)
+        model = model.to(self.device, dtype)
+        model.bind(kernel=kernel)
+        return model.eval()
+
+    def plain(self, length: int, row: int = 0) -> Layout:
+        """Full rows; with the prefix of `row` alone where the mask asks for one."""
+        layout = Layout.plain(length, device=self.device)
+        if self.layer.attention is None or not inputs.asks_for_prefix(self.layer.attention.mask):
+            return layout
+        return layout.with_prefix(torch.tensor(inputs.PREFIX[row : row + 1], device=self.device))
+
+    def make_layout(self) -> Layout:
+        name = "plain" if self.layout in ("cached", "cross") else self.layout
+        if self.layer.attention is None:
+            return inputs.layout(name, inputs.EVERYTHING, device=self.device)
+        return inputs.layout(name, self.layer.attention.mask, device=self.device)
+
+    def logits(self, ids: Int[Tensor, "B T"], layout: Layout | None, state: State | None = None) -> Tensor:
+        """Logits [B T N], without gradients."""
+        with torch.no_grad():
+            context, valid = self._context(ids.shape[0]) if state is None or state.length == 0 else (None, None)
+            output = self.model(ids.to(self.device), layout, state=state, context=context, context_valid=valid)
+            logits: Tensor = output.logits
+            return logits.cpu()
+
+    def _context(self, rows: int, dtype: torch.dtype | None = None) -> tuple[Tensor | None, Tensor | None]:
+        if self.layer.cross is None:
+            return None, None
+        valid = inputs.cross_layout(1, inputs.CONTEXT, device=self.device).key.valid
+        assert valid is not None
+        return self.context[:rows].to(self.device, dtype or self.dtype), valid[:rows]
+
+    def compute(self, model: Decoder, ids: Int[Tensor, "B T"]) -> Tensors:
+        """Logits and the gradient of every parameter, in float64 on the CPU; padding has no part in the loss."""
+        layout = self.make_layout()
+        held = dict(model.named_parameters())
+        table = next(iter(held.values()))
+        context, valid = self._context(ids.shape[0], table.dtype)
+        output = model(ids.to(self.device), layout, context=context, context_valid=valid)
+        logits = output.logits
+        mixture = torch.linspace(-1, 1, logits.numel(), device=self.device, dtype=logits.dtype).view_as(logits)
+        if layout.query.valid is not None:
+            mixture = mixture.masked_fill(~layout.query.valid[..., None], 0.0)
+            logits = logits.masked_fill(~layout.query.valid[..., None], 0.0)
+        loss = (logits * mixture).sum() + sum(output.losses.values())
+        gradients = torch.autograd.grad(loss, list(held.values()), allow_unused=True)
+        given = {
+            name: torch.zeros_like(held[name]) if gradient is None else gradient
+            for name, gradient in zip(held, gradients, strict=True)
+        }
+        found = {"output": logits, **{f"losses.{name}": loss for name, loss in output.losses.items()}, **given}
+        return {name: tensor.detach().cpu().double() for name, tensor in found.items()}
+
+
+def exact(case: ModelCase) -> Iterator[Finding]:
+    """Logits and gradients of all parameters are those of the float64 reference."""
+    kernel = "auto" if case.kernel == "auto" else "reference"
+    right = case.compute(case.build(torch.float64, kernel), case.ids)
+    found = case.compute(case.model, case.ids)
+    if case.kernel in ("reference", "auto"):
+        yield from within_dtype("exact as a model", found, right, case.dtype, factor=ROUNDS)
+    else:
+        plain = case.compute(case.build(case.dtype, "reference"), case.ids)
+        yield from against_reference("exact as a model", found, plain, right, case.dtype, layers=case.spec.depth)
+
+
+def every_parameter_learns(case: ModelCase) -> Iterator[Finding]:
+    """Each tensor that a value declares receives a gradient in one of the layers."""
+    if case.dtype is not torch.float64:
+        return
+    reached: dict[str, bool] = {}
+    for name, gradient in case.compute(case.model, case.ids).items():
+        if name.startswith("layers."):
+            own = name.split(".", 2)[2]
+            reached[own] = reached.get(own, False) or bool((gradient != 0).any())
+    for name, learns in reached.items():
+        yield holds("every parameter receives a gradient", name, learns)
+
+
+def nothing_flows_from_the_future(case: ModelCase) -> Iterator[Finding]:
+    """Later tokens change no earlier logits."""
+    if not case.is_causal:
+        return
+    before = case.logits(case.ids, case.make_layout())
+    for t in range(1, inputs.LENGTH, 2):
+        ids = case.ids.clone()
+        ids[:, t:] = (ids[:, t:] + 5) % VOCABULARY
+        after = case.logits(ids, case.make_layout())
+        name = f"logits before token {t}"
+        check = "nothing flows from the future, as a model"
+        yield from same(check, {name: after[:, :t]}, {name: before[:, :t]}, case.dtype)
+        yield holds("a token sees itself", f"logits of token {t}", not torch.equal(after[:, t], before[:, t]))
+
+
+def padding_is_inert(case: ModelCase) -> Iterator[Finding]:
+    """Other tokens on padding change no logits and no gradients; a padded row computes what its real tokens do alone."""
+    valid = inputs.padding(inputs.LENGTH) if case.layout == "padded" else inputs.documents(inputs.LENGTH) >= 0
+    other = torch.where(valid, case.ids, (case.ids + 5) % VOCABULARY)
+    yield from same(
+        "padding is inert, as a model", case.compute(case.model, other), case.compute(case.model, case.ids), case.dtype
+    )
+    if case.layout != "padded":
+        return
+    logits = case.logits(case.ids, case.make_layout())
+    for row in range(2):
+        real = valid[row]
+        alone = case.logits(case.ids[row : row + 1, real], case.plain(int(real.sum()), row))
+        name = f"logits of row {row}"
+        yield from same("a padded row is its real tokens", {name: logits[row, real]}, {name: alone[0]}, case.dtype)
+
+
+def documents_are_isolated(case: ModelCase) -> Iterator[Finding]:
+    """Every document of a packed row computes what it computes alone."""
+    logits = case.logits(case.ids, case.make_layout())
+    for row, begin, end in inputs.document_spans(inputs.LENGTH):
+        alone = case.logits(case.ids[row : row + 1, begin:end], case.plain(end - begin, row))
+        name = f"logits of row {row}, tokens {begin} to {end - 1}"
+        part = {name: logits[row, begin:end]}
+        yield from same("documents are isolated, as a model", part, {name: alone[0]}, case.dtype)
+
+
+def decoding_is_the_whole(case: ModelCase) -> Iterator[Finding]:
+    """Token by token, in chunks, after a padded prompt and after going back: the same logits; unfilled slots hold NaN.
+
+    Raises `SpecError` where the layer refuses to be decoded.
+    """
+    whole = case.logits(case.ids, case.make_layout())
+    first, length = case.first, inputs.LENGTH
+    for name, pieces in (
+        ("one token at a time", [first] + [1] * (length - first)),
+        ("in chunks", [first, *_chunks(length - first)]),
+    ):
+        state = case.model.start(inputs.BATCH)
+        given = _decoded(case, case.ids, pieces, state, _prompt(case, first))
+        yield from same(f"decoding {name} is the whole", {"logits": given}, {"logits": whole}, case.dtype)
+        if name == "in chunks" and not case.remembers and not case.layer.branches and length - 2 >= first:
+            state.truncate(length - 2)
+            again = _decoded(case, case.ids[:, length - 2 :], [1, 1], state, None)
+            part = {"logits": whole[:, length - 2 :]}
+            yield from same("decoding after going back is the whole", {"logits": again}, part, case.dtype)
+    if first == 1 and not case.remembers:
+        yield from _after_a_padded_prompt(case)
+
+
+def _prompt(case: ModelCase, length: int) -> Layout | None:
+    """The layout of the first piece: what a mask must be told of each row's prefix."""
+    layout = case.make_layout()
+    if layout.query.prefix is None:
+        return None
+    return Layout.plain(length, device=case.device).with_prefix(torch.tensor(inputs.PREFIX, device=case.device))
+
+
+def _chunks(length: int) -> list[int]:
+    found = []
+    for size in (2, 3, 2, 3):
+        found.append(min(size, length))
+        length -= found[-1]
+    return [size for size in found if size]
+
+
+def _decoded(case: ModelCase, ids: Tensor, pieces: list[int], state: State, layout: Layout | None) -> Tensor:
+    given = []
+    for piece in ids.split(pieces, 1):
+        given.append(case.logits(piece, layout, state))
+        layout = None
+        for layer in state.layers:
+            if layer.cache is not None:
+                for buffer in layer.cache.buffers.values():
+                    buffer[:, :, layer.cache.length :] = float("nan")
+    return torch.cat(given, 1)
+
+
+def _after_a_padded_prompt(case: ModelCase) -> Iterator[Finding]:
+    valid = inputs.padding(inputs.LENGTH)
+    state = case.model.start(inputs.BATCH)
+    prompt = Layout.padded(valid.to(case.device))
+    prefixed = case.plain(1)
+    if prefixed.query.prefix is not None:
+        prompt = prompt.with_prefix(torch.tensor(inputs.PREFIX, device=case.device))
+    _decoded(case, case.ids, [inputs.LENGTH], state, prompt)
+    following = case.ids[:, :2]
+    given = _decoded(case, following, [1, 1], state, None)
+    for row in range(inputs.BATCH):
+        ids = torch.cat([case.ids[row, valid[row]], following[row]])[None]
+        alone = case.logits(ids, case.plain(ids.shape[1], row))
+        name = f"logits of row {row}"
+        check = "decoding after a padded prompt is the whole"
+        yield from same(check, {name: given[row]}, {name: alone[0, -2:]}, case.dtype)
+
+
+CHECKS: dict[str, tuple[Callable[[ModelCase], Iterator[Finding]], ...]] = {
+    "plain": (exact, every_parameter_learns, nothing_flows_from_the_future),
+    "padded": (exact, padding_is_inert),
+    "packed": (exact, padding_is_inert, documents_are_isolated),
+    "cached": (decoding_is_the_whole,),
+    "cross": (exact, every_parameter_learns, decoding_is_the_whole),
+}
