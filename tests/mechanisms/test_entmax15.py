@@ -40,6 +40,8 @@ def test_equals_bisection(length: int, spread: float, seed: int) -> None:
 def test_gradients() -> None:
     s = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(entmax15, (s,))
+    assert (entmax15(s) == 0).any()
+    assert torch.autograd.gradgradcheck(entmax15, (s,))
     visible = torch.tensor([[True, True, False, True, True, True], [False] * 6])
 
     def hidden(scores: torch.Tensor) -> torch.Tensor:

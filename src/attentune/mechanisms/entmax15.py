@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, final
 
 import torch
 
+from attentune.mechanisms._visible import over_visible
 from attentune.shapes import Bool, Float, Tensor
 from attentune.spec.mechanism import Params
 from attentune.spec.slots import Normalizer
@@ -27,10 +28,7 @@ class Entmax15(Normalizer):
     def weights(
         self, params: Params, s: Float[Tensor, "B H Q K"], visible: Bool[Tensor, "..."] | None
     ) -> Float[Tensor, "B H Q K"]:
-        if visible is None:
-            return entmax15(s)
-        seen = visible.any(-1, keepdim=True)
-        return entmax15(s.masked_fill(~visible & seen, float("-inf"))).masked_fill(~seen, 0.0)
+        return over_visible(entmax15, s, visible)
 
 
 class _Entmax15(torch.autograd.Function):
@@ -51,7 +49,8 @@ class _Entmax15(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         p: Tensor = ctx.saved_tensors[0]
-        g = p.sqrt()
+        support = p > 0
+        g = torch.where(support, torch.where(support, p, 1.0).sqrt(), 0.0)  # its own gradient is finite where p = 0
         weighted = gradients[0] * g
         return weighted - g * weighted.sum(-1, keepdim=True) / g.sum(-1, keepdim=True)
 
