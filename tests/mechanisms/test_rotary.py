@@ -8,11 +8,22 @@ import torch
 from attentune.errors import SpecError
 from attentune.layers.attention import Attention
 from attentune.mechanisms import attention
+from attentune.mechanisms._rotation import RotaryPairs
 from attentune.mechanisms.rotary import Rotary
 from kernels.attending import places
 
+VARIANTS = [
+    "rotary",
+    "rotary(pairs=neighbours)",
+    "rotary(fraction=0.5)",
+    "rotary_linear(4.0)",
+    "rotary_ntk(4.0, 2000)",
+    "rotary_yarn(4.0, 64)",
+    "rotary_llama3",
+]
 
-def turned(rotary: Rotary, x: torch.Tensor, *position: int) -> torch.Tensor:
+
+def turned(rotary: RotaryPairs, x: torch.Tensor, *position: int) -> torch.Tensor:
     return rotary.rotate(x, rotary.table(x.shape[-1], places(*position), x.dtype))
 
 
@@ -35,11 +46,52 @@ def test_equals_llama() -> None:
         assert torch.allclose(turned(Rotary(base=500.0), x, *range(7)), theirs, atol=1e-6)
 
 
+def test_neighbours_by_hand() -> None:
+    x = torch.tensor([[[[1.0, 0.0, 0.0, 2.0]]]], dtype=torch.float64)
+    # columns 0 and 1 turn by the position, columns 2 and 3 by a hundredth of it
+    expected = [cos(3), sin(3), -2 * sin(0.03), 2 * cos(0.03)]
+    assert turned(Rotary(pairs="neighbours"), x, 3).flatten().tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_neighbours_equal_gptj() -> None:
+    gptj = pytest.importorskip("transformers.models.gptj.modeling_gptj")
+    x = torch.randn(1, 2, 7, 16)
+    table = gptj.create_sinusoidal_positions(7, 8)[None]  # the first half of the columns, as GPT-J's rotary_dim
+    sin_half, cos_half = table.split(4, -1)
+    first = gptj.apply_rotary_pos_emb(x[..., :8].transpose(1, 2), sin_half, cos_half).transpose(1, 2)
+    ours = turned(Rotary(pairs="neighbours", fraction=0.5), x, *range(7))
+    assert torch.allclose(ours, torch.cat([first, x[..., 8:]], -1), atol=1e-6)
+
+
+def test_neighbours_give_the_scores_of_deepseek() -> None:
+    deepseek = pytest.importorskip("transformers.models.deepseek_v3.modeling_deepseek_v3")
+    q, k = torch.randn(2, 1, 2, 7, 8).unbind()
+    angle = torch.arange(7)[:, None] * 10000.0 ** (-torch.arange(0, 8, 2) / 8)
+    angle = torch.cat([angle, angle], -1)[None]
+    theirs_q, theirs_k = deepseek.apply_rotary_pos_emb_interleave(q, k, angle.cos(), angle.sin())
+    rotary = Rotary(pairs="neighbours")
+    ours = turned(rotary, q, *range(7)) @ turned(rotary, k, *range(7)).mT
+    assert torch.allclose(ours, theirs_q @ theirs_k.mT, atol=1e-5)
+
+
+def test_halves_of_a_fraction_equal_gpt_neox() -> None:
+    neox = pytest.importorskip("transformers.models.gpt_neox.modeling_gpt_neox")
+    q, k = torch.randn(2, 1, 2, 7, 16).unbind()
+    angle = torch.arange(7)[:, None] * 10000.0 ** (-torch.arange(0, 4, 2) / 4)
+    angle = torch.cat([angle, angle], -1)[None]
+    expected = neox.apply_rotary_pos_emb(q, k, angle.cos(), angle.sin())
+    for x, theirs in zip((q, k), expected, strict=True):
+        assert torch.allclose(turned(Rotary(fraction=0.25), x, *range(7)), theirs, atol=1e-6)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 5e-4)])
-def test_only_differences_of_positions_matter(dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize("text", VARIANTS)
+def test_only_differences_of_positions_matter(text: str, dtype: torch.dtype, tolerance: float) -> None:
+    rotary = attention(f"heads=1, position={text}").position
+    assert isinstance(rotary, RotaryPairs)
     q, k = torch.randn(1, 1, 6, 8, dtype=dtype), torch.randn(1, 1, 6, 8, dtype=dtype)
-    here = turned(Rotary(), q, *range(6)) @ turned(Rotary(), k, *range(6)).mT
-    far = turned(Rotary(), q, *range(1000, 1006)) @ turned(Rotary(), k, *range(1000, 1006)).mT
+    here = turned(rotary, q, *range(6)) @ turned(rotary, k, *range(6)).mT
+    far = turned(rotary, q, *range(1000, 1006)) @ turned(rotary, k, *range(1000, 1006)).mT
     assert (here - far).abs().max() < tolerance
     assert (here - q @ k.mT).abs().max() > 0.1
 
