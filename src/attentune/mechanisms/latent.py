@@ -1,11 +1,13 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434).
 
-    c = RMSNorm(W_c x)                 the latent, all that is cached of keys and values
-    k = [W_uk c ; rotate(W_r x)]       the rotary key is shared by the heads and cached beside c
+    c = RMSNorm(W_c x)                      the latent of `rank` numbers, all that is cached of keys and values
+    k = [W_uk c ; rotate(W_r x)]            the rotary key is shared by the heads and cached beside c
     v = W_uv c
-    q = [W_q x ; rotate(W_qr x)]
+    q = [W_q x ; rotate(W_qr x)]            with `query_rank` from RMSNorm(W_cq x) in the place of x
+    s = q . k / sqrt(D),   D = key_width + rotary
 
-What is cached does not grow with the number of heads.
+What is cached does not grow with the number of heads. DeepSeek-V3 is `latent(128, 512, rotary=64,
+query_rank=1536, key_width=128, value_width=128)` with `position=rotary_yarn(..., pairs=neighbours)`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from attentune.shapes import Float, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, constant, normal
 from attentune.spec.slots import Heads
 
+EPSILON = 1e-6  # of the norms of the latents, as published
+
 
 @final
 class Latent(Heads):
@@ -31,20 +35,22 @@ class Latent(Heads):
     kind: Literal["latent"] = "latent"
     heads: PositiveInt
     rank: PositiveInt  # width of the latent
-    rotary: NonNegativeInt = 0  # columns of q and k that rotary positions turn, beside width / heads others
+    rotary: NonNegativeInt = 0  # columns of q and k that rotary positions turn, beside `key_width` others
+    query_rank: PositiveInt | None = None  # width of the queries' own latent, which is not cached; None: no latent
+    key_width: PositiveInt | None = None  # columns of q and k that are not turned; None: width / heads
+    value_width: PositiveInt | None = None  # columns of v; None: width / heads
 
     def dims(self, *, width: int, source_width: int, depth: int, bias: bool, cross: bool) -> Dims:
-        if width % self.heads:
+        if width % self.heads and None in (self.key_width, self.value_width):
             raise SpecError(f"heads must divide the width, got heads={self.heads}, width={width}")
         if self.rotary % 2:
             raise SpecError(f"rotary columns come in pairs, got rotary={self.rotary}")
-        value_width = width // self.heads
         return Dims(
             width=width,
             heads=self.heads,
             groups=self.heads,
-            head_width=value_width + self.rotary,
-            value_width=value_width,
+            head_width=(self.key_width or width // self.heads) + self.rotary,
+            value_width=self.value_width or width // self.heads,
             source_width=source_width,
             depth=depth,
             bias=bias,
@@ -52,28 +58,38 @@ class Latent(Heads):
         )
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
-        plain = dims.heads * dims.value_width
         rows = {
-            "q": (dims.heads * dims.head_width, dims.width),
-            "down": (self.rank + self.rotary, dims.source_width),
-            "up_k": (plain, self.rank),
-            "up_v": (plain, self.rank),
+            "q": (dims.heads * dims.head_width, self.query_rank or dims.width),
+            "latent": (self.rank + self.rotary, dims.source_width),
+            "up_k": (dims.heads * (dims.head_width - self.rotary), self.rank),
+            "up_v": (dims.heads * dims.value_width, self.rank),
         }
+        if self.query_rank is not None:
+            rows["q_latent"] = (self.query_rank, dims.width)
         declared = {name: Parameter(shape, normal(0.02), weight_decay=True) for name, shape in rows.items()}
         declared["norm"] = Parameter((self.rank,), constant(1.0))
-        declared["out"] = Parameter((dims.width, plain), normal(0.02 / sqrt(2 * dims.depth)), weight_decay=True)
+        if self.query_rank is not None:
+            declared["q_norm"] = Parameter((self.query_rank,), constant(1.0))
+        out = (dims.width, dims.heads * dims.value_width)
+        declared["out"] = Parameter(out, normal(0.02 / sqrt(2 * dims.depth)), weight_decay=True)
         if dims.bias:
-            biased = {"q": rows["q"][0], "down": rows["down"][0], "out": dims.width}
+            first = "q" if self.query_rank is None else "q_latent"
+            biased = {first: rows[first][0], "latent": rows["latent"][0], "out": dims.width}
             declared |= {f"{name}_bias": Parameter((size,), constant(0.0)) for name, size in biased.items()}
         return declared
 
     def project(
         self, params: Params, dims: Dims, x: Float[Tensor, "B Q E"], source: Float[Tensor, "B K F"] | None
     ) -> tuple[Float[Tensor, "B H Q D"], dict[str, Tensor]]:
-        q = linear(x, params["q"], params.get("q_bias")).unflatten(-1, (dims.heads, dims.head_width)).transpose(1, 2)
-        down = linear(x if source is None else source, params["down"], params.get("down_bias"))
-        latent, turned = down.split([self.rank, self.rotary], -1)
-        latent = rms_norm(latent, (self.rank,), params["norm"], 1e-6)
+        asking = x
+        if self.query_rank is not None:
+            asking = linear(x, params["q_latent"], params.get("q_latent_bias"))
+            asking = rms_norm(asking, (self.query_rank,), params["q_norm"], EPSILON)
+        q = linear(asking, params["q"], params.get("q_bias"))
+        q = q.unflatten(-1, (dims.heads, dims.head_width)).transpose(1, 2)
+        seen = linear(x if source is None else source, params["latent"], params.get("latent_bias"))
+        latent, turned = seen.split([self.rank, self.rotary], -1)
+        latent = rms_norm(latent, (self.rank,), params["norm"], EPSILON)
         entries = {"latent": latent[:, None]}
         if self.rotary:
             entries["rotary_key"] = turned[:, None]
