@@ -2,13 +2,11 @@
 
     p_ij = (exp(s_ij) + A_ij) / sum over visible k of (exp(s_ik) + A_ik)
 
-A is positive, one number of each head, or one for each distance |i - j| of each head. It is softmax over
-log(exp(s) + A). With one number A in a row of n visible keys, and Z = the sum of exp(s_ik), it is the mixture
+A is positive: one number of each head, or one for each distance |i - j| of each head. It is computed as softmax
+over the scores log(exp(s) + A), which any other normaliser is given all the same. With one A for all, n visible
+keys and Z = sum of exp(s_ik), it mixes softmax with the mean, and most of it where no key fits:
 
-    (1 - l) softmax(s) + l / n,    l = n A / (Z + n A)
-
-so that A weighs most where no key fits. Under a normaliser other than softmax the scores are log(exp(s) + A) all
-the same.
+    p = (1 - l) softmax(s) + l / n,    l = n A / (Z + n A)
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A constant factor on the scores (the 1 / sqrt(D) of arXiv:1706.03762 is one).
+"""A constant factor on the scores (arXiv:1706.03762).
 
     s -> c s
 
-Unlike the scale of the similarity it stands in the order of the scores: after a bias by position, or between
-soft cap and normaliser.
+The paper's 1 / sqrt(D) is the scale of the similarity. This one stands in the order of the scores: after a bias
+by position, or between a soft cap and the normaliser.
 """
 
 from __future__ import annotations
