@@ -10,26 +10,37 @@ import tyro
 from pydantic import Field
 
 from attentune.cli.console import print_json
-from attentune.cli.parsing import CommandOptions
+from attentune.cli.parsing import CommandOptions, UsageError
 from attentune.errors import SpecError, near
 
 EXAMPLES = """
     attentune mechanisms
     attentune mechanisms rotary alibi
     attentune mechanisms --slot mask --json
+    attentune mechanisms --draw "causal & (window(8) | sink(2))"
+    attentune mechanisms --draw all --out masks.png
     attentune mechanisms --schema study > study.schema.json
 """
 
+Count = Annotated[int, Field(ge=1)]
+LENGTH, TILE = 32, 8  # of a picture, where nothing else is asked for
 Described = Literal["attention", "model", "run", "study"]
 Schema = Annotated[Described | None, tyro.conf.arg(name="schema"), Field(alias="schema")]
 
 
 class Options(CommandOptions):
-    """List the mechanisms that an attention can be made of, with formula, paper, slot, stage and parameters."""
+    """List the mechanisms that an attention can be made of, with formula, paper, slot, stage and parameters.
+
+    With --draw, show what a mask lets each query see.
+    """
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()  # those to show; all where none is named
     slot: str | None = None  # only this slot, such as position or mask
     schema_: Schema = None  # print this JSON schema instead, for editors: of an attention, or of a file of settings
+    draw: str | None = None  # draw this mask instead, such as "causal & window(8)"; `all` draws an example of each
+    length: Count | None = None  # queries and keys of the drawing; 32 where none is given
+    tile: Count | None = None  # side of the tiles that the drawing counts and outlines; 8 where none is given
+    out: Path | None = None  # write the drawing to this PNG or SVG file
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
 
@@ -40,6 +51,12 @@ def run(options: Options) -> int:
 
     if options.plugin is not None:
         load_plugin(options.plugin, registry)
+    if options.draw is not None:
+        _draw(options, options.draw)
+        return 0
+    for name in ("length", "tile", "out"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} belongs to a drawing: say which mask with --draw")
     if options.schema_ is not None:
         if options.names or options.slot is not None:
             raise SpecError("--schema holds every mechanism; leave out names and --slot")
@@ -59,6 +76,25 @@ def run(options: Options) -> int:
     else:
         sys.stdout.write("\n".join(as_text(entry) for entry in described))
     return 0
+
+
+def _draw(options: Options, text: str) -> None:
+    """Print, or write, what the mask `text` shows."""
+    from attentune.cli.drawing import as_data, as_text, check_out, drawings, save
+
+    if options.names or options.slot is not None or options.schema_ is not None:
+        raise UsageError("--draw shows a mask and nothing else; leave out names, --slot and --schema")
+    if options.out is not None:
+        check_out(options.out)
+    found = drawings(text, options.length or LENGTH, options.tile or TILE)
+    if options.out is not None:
+        save(found, options.out)
+    if options.json_:
+        print_json([as_data(one) for one in found])
+    elif options.out is not None:
+        print(f"wrote {options.out}")
+    else:
+        sys.stdout.write("\n".join(as_text(one) for one in found))
 
 
 def schema_of(what: Described) -> dict[str, Any]:

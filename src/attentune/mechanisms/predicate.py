@@ -1,17 +1,11 @@
-'''Any rule of your own about positions, by the name you register it under.
+"""Any rule of your own about positions, by the name you register it under.
 
     visible(i, j) = rule(i, j)
 
-Write the rule with tensor operations that broadcast, in the program or in a file for `--plugin`:
-
-    @attentune.mechanisms.predicate.register("comb")
-    def comb(query, key):
-        """Every third key."""
-        return (query - key) % 3 == 0
-
-and say `mask=causal & predicate(comb)`. A spec keeps the name, never the code: whoever reads it registers the rule
-first. A rule may show later keys; for step-by-step decoding compose it with `causal`.
-'''
+`register` keeps the rule, in the program or in a file for `--plugin`; then say `mask=causal & predicate(comb)`. A spec
+keeps the name, never the code: whoever reads it registers the rule first. A rule may show later keys; for step-by-step
+decoding compose it with `causal`.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +28,12 @@ _rules: dict[str, Rule] = {}
 
 def register(name: str) -> Callable[[RuleT], RuleT]:
     """Decorator: keep a rule under `name`, so that `mask=predicate(name)` finds it.
+
+        from attentune.mechanisms import predicate
+
+        @predicate.register("comb")
+        def comb(query: Tensor, key: Tensor) -> Tensor:
+            return (query - key) % 3 == 0
 
     The rule gets the positions of queries and of keys as integer tensors that broadcast against each other, and
     returns a boolean tensor, True where a query may see a key. A name belongs to one rule: `SpecError` where another
