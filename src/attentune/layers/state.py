@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import final
 
 import torch
@@ -61,12 +61,29 @@ class KeyValueCache:
 
 @dataclass
 class LayerState:
-    """What one layer carries: a cache or a memory for attention, a state for each branch, keys of the context."""
+    """What one layer carries: a cache or a memory for attention, a state for each branch, keys of the context.
+
+    `positions` are those of the cached tokens in a layer that some tokens never reach, because they halt before it.
+    """
 
     cache: KeyValueCache | None = None
     memory: Float[Tensor, "B M E"] | None = None
     branches: list[dict[str, Tensor]] = field(default_factory=list)
     cross: dict[str, Tensor] | None = None
+    positions: Positions | None = None
+
+    def truncate(self, length: int) -> None:
+        """Forget the cached tokens that are not among the first `length` of the text."""
+        if self.cache is None or self.positions is None:
+            if self.cache is not None:
+                self.cache.truncate(length)
+            return
+        known = self.positions
+        kept = known.index < length if known.valid is None else (known.index < length) & known.valid
+        slots = kept.any(0).nonzero()
+        held = int(slots[-1]) + 1 if len(slots) else 0
+        self.cache.truncate(held)
+        self.positions = replace(known, valid=kept).map(lambda tensor: tensor[:, :held]) if held else None
 
 
 @dataclass
@@ -118,6 +135,8 @@ class State:
         for layer in self.layers:
             if layer.cache is not None:
                 layer.cache.reorder(rows)
+            if layer.positions is not None and layer.positions.index.shape[0] > 1:
+                layer.positions = layer.positions.map(lambda tensor: tensor.index_select(0, rows))
             if layer.memory is not None:
                 layer.memory = layer.memory.index_select(0, rows)
             layer.branches = [{k: v.index_select(0, rows) for k, v in branch.items()} for branch in layer.branches]
@@ -133,8 +152,7 @@ class State:
         if self.positions is not None:
             self.positions = self.positions.map(lambda tensor: tensor[:, :length]) if length else None
         for layer in self.layers:
-            if layer.cache is not None:
-                layer.cache.truncate(length)
+            layer.truncate(length)
 
 
 def extend(known: Positions | None, new: Positions) -> Positions:

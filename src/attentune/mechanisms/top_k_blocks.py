@@ -42,7 +42,9 @@ class TopKBlocks(Selector):
         with torch.no_grad():
             key_block = (key.position // self.block).expand(shape)
             query_block = (query.position // self.block).expand(*shape[:-1], 1)
-            blocks = -(-k.shape[2] // self.block)  # positions never exceed the number of keys
+            blocks = -(-k.shape[2] // self.block)
+            if key.valid is not None and not torch.compiler.is_compiling():  # with keys left out, positions go further
+                blocks = max(blocks, int(key.position.max()) // self.block + 1)
             member = torch.zeros(*shape[:-1], blocks, device=q.device, dtype=q.dtype)
             s = torch.matmul(q, k.transpose(-1, -2)).masked_fill(~visible, 0.0)
             total = member.scatter_add(-1, key_block, s)

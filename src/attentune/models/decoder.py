@@ -14,6 +14,7 @@ from attentune.kernels.layout import Layout, LayoutKind
 from attentune.layers.attention import OUTPUT, Attention, Carry
 from attentune.layers.block import Block
 from attentune.layers.embedding import Embedding
+from attentune.layers.halting import Halting, Walk
 from attentune.layers.head import HeadTransform
 from attentune.layers.norm import make_norm
 from attentune.layers.state import KeyValueCache, LayerState, State, extend
@@ -29,7 +30,8 @@ class ModelOutput:
     """Logits, auxiliary losses to add to the loss, the state to go on with, and a layer's wanted outputs each.
 
     A loss that several layers have is their sum. `hidden` is what the logits are made of, after the last norm:
-    what an encoder hands to a decoder's cross-attention.
+    what an encoder hands to a decoder's cross-attention. Where tokens may halt, `depths` counts the layers that
+    each was computed in, 0 for padding.
     """
 
     logits: Float[Tensor, "B T N"]
@@ -37,6 +39,17 @@ class ModelOutput:
     state: State | None = None
     attention: list[Extra] = field(default_factory=list)
     hidden: Float[Tensor, "B T E"] | None = None
+    depths: Int[Tensor, "B T"] | None = None
+
+
+@dataclass
+class Passed:
+    """What the layers make of the tokens, and what they give beside it."""
+
+    x: Float[Tensor, "B T E"]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    attention: list[Extra] = field(default_factory=list)
+    depths: Int[Tensor, "B T"] | None = None
 
 
 @final
@@ -76,6 +89,7 @@ class Decoder(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(spec.vocab_size)) if spec.head_bias else None
         if self.head_bias is not None:
             self.head_bias.weight_decay = False  # type: ignore[attr-defined]
+        self.halting = None if spec.halting is None else Halting(spec.halting, width=spec.width)
         self.remembers = any(attention.memory is not None for attention in spec.attentions)
         self.has_cross = any(layer.cross is not None for layer in spec.layers)
         usual = spec.width**-0.5 if spec.tie_embeddings and spec.scale_embeddings else 1.0
@@ -129,6 +143,8 @@ class Decoder(nn.Module):
             raise SpecError("this model has no cross-attention: it cannot look at a context")
         if self.has_cross and context is None and (state is None or state.context is None):
             raise SpecError("this model has cross-attention: give it a context")
+        if self.halting is not None and wanted != OUTPUT:
+            raise SpecError("a token that halts has no attention in deeper layers: only the output can be wanted")
         if state is None and self.remembers:
             state = self.start(ids.shape[0])
         last = ids.shape[1] - 1
@@ -141,21 +157,47 @@ class Decoder(nn.Module):
         seen = None if state is None else state.context
         if context is not None:
             seen = _places(context, context_valid)
-        context_layout = None if seen is None else Layout.cross(layout.query, seen)
         if state is not None:
             state.context = seen
 
         x = self.embedding(ids, layout, last=last)
         if self.spec.dropout and self.training:
             x = dropout(x, self.spec.dropout)
-        carry: Carry | None = None
-        records: list[Extra] = []
+        passed = self._through_layers(x, layout, state, context, seen, wanted)
+        x = passed.x
+        if self.norm is not None:
+            x = self.norm(x, layout.query.valid)
+        if state is not None:
+            state = self._seen(state, layout)
+        return ModelOutput(self._logits(x), passed.losses, state, passed.attention, hidden=x, depths=passed.depths)
+
+    def _through_layers(
+        self,
+        x: Float[Tensor, "B T E"],
+        layout: Layout,
+        state: State | None,
+        context: Tensor | None,
+        seen: Positions | None,
+        wanted: frozenset[str],
+    ) -> Passed:
+        """`x` from the first layer to the last; `seen` tells the places of the context."""
         losses: dict[str, Tensor] = {}
+        records: list[Extra] = []
+        walk = None if self.halting is None else Walk(self.halting, x, layout)
+        context_layout = None if seen is None else Layout.cross(layout.query, seen)
+        carry: Carry | None = None
         for index, block in enumerate(self.layers):
+            assert isinstance(block, Block)
+            held = None if state is None else state.layers[index]
+            if walk is not None and index > 0:
+                if walk.empty and (block.cross is None or context is None):  # a new context is always projected
+                    continue
+                x, layout, carry = walk.x, walk.over_past(held), walk.carried(carry)
+                context_layout = None if seen is None else Layout.cross(layout.query, seen)
             x, given = block(
                 x,
                 layout,
-                state=None if state is None else state.layers[index],
+                state=held,
                 carry=carry,
                 context=context,
                 context_layout=context_layout,
@@ -166,12 +208,12 @@ class Decoder(nn.Module):
                 losses[name] = losses[name] + loss if name in losses else loss
             if wanted != OUTPUT:
                 records.append(given.extra)
-        if self.norm is not None:
-            x = self.norm(x, layout.query.valid)
-        logits = self._logits(x)
-        if state is not None:
-            state = self._seen(state, layout)
-        return ModelOutput(logits, losses, state, records, x)
+            if walk is not None:
+                walk.after(x, last=index + 1 == len(self.layers))
+        if walk is None:
+            return Passed(x, losses, records)
+        losses["halting"] = walk.cost
+        return Passed(walk.output.to(x.dtype), losses, records, walk.depths)
 
     def _logits(self, x: Float[Tensor, "B T E"]) -> Float[Tensor, "B T N"]:
         if self.head_transform is not None:

@@ -296,7 +296,8 @@ def _plain_schema(cls: type[Frozen], definitions: dict[str, Any]) -> dict[str, A
             properties[name] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
         elif nested is not None:
             definitions[nested.__name__] = _plain_schema(nested, definitions)
-            properties[name] = {"$ref": f"#/$defs/{nested.__name__}"}
+            one = {"$ref": f"#/$defs/{nested.__name__}"}
+            properties[name] = {"anyOf": [one, {"type": "null"}]} if type(None) in inner else one
         else:
             properties[name] = _field_schema(cls, name)
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

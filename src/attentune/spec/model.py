@@ -7,6 +7,7 @@ from typing import Annotated, Literal, final
 from pydantic import Field, SerializeAsAny, model_validator
 
 from attentune.spec.attention import AttentionSpec
+from attentune.spec.halting import HaltingSpec
 from attentune.spec.slots import CarriedScore, CarriedValue, Mixer
 from attentune.spec.text import format_value
 from attentune.spec.value import Frozen
@@ -101,6 +102,7 @@ class ModelSpec(Frozen):
     logit_factor: Factor | None = None  # None: 1, but 1/sqrt(width) where the head is a scaled embedding
     logit_soft_cap: Factor | None = None
     share: tuple[Literal["position"], ...] = ()
+    halting: HaltingSpec | None = None  # whether tokens may halt before the last layer; None: never
 
     @model_validator(mode="after")
     def _layers_fit(self) -> ModelSpec:
@@ -133,7 +135,24 @@ class ModelSpec(Frozen):
                 raise ValueError(f"{name} hands {what} from layer to layer: every layer needs it, with equal heads")
             if of_kind is CarriedScore and any(carried) and len({x.similarity for x in attentions}) > 1:
                 raise ValueError("residual_scores adds scores of one scale: every layer needs the same similarity")
+        if self.halting is not None:
+            self._check_halting()
         return self
+
+    def _check_halting(self) -> None:
+        if self.depth < 2:
+            raise ValueError("halting spares deeper layers: it needs a depth of at least 2, got 1")
+        for attention in self.attentions:
+            if attention.memory is not None:
+                raise ValueError(
+                    f"halting leaves out tokens in deeper layers, of which memory={attention.memory.kind} "
+                    "would have nothing to remember"
+                )
+            if carried := [score.kind for score in attention.scores if isinstance(score, CarriedScore)]:
+                raise ValueError(
+                    f"halting leaves out tokens in deeper layers, but {carried[0]} adds the scores of all layers "
+                    "key by key: use one of them"
+                )
 
     @property
     def attentions(self) -> tuple[AttentionSpec, ...]:
