@@ -9,16 +9,16 @@ Fields that say nothing are given small numbers of their type, so that a new mec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice, product
 from typing import Any, Literal, get_args, get_origin
 
 import torch
-from pydantic.fields import FieldInfo
 
 from attentune.errors import SpecError
-from attentune.mechanisms import attention
+from attentune.mechanisms import attention, predicate
+from attentune.shapes import Tensor
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.masks import Mask
 from attentune.spec.mechanism import Dims, Mechanism
@@ -29,6 +29,8 @@ from attentune.spec.text import SEVERAL
 
 WHOLE = (2, 3, 4, 8, 1, 0)  # smaller than the rows that are verified, so that each changes something
 REAL = (0.5, 1.5, 2.5, 0.3, 8.0)
+SEQUENCES = ((-1, 0, 0, 2, 1, 4, -1), (0, 4), (1,))  # parents of nodes, numbers of tokens
+PLAIN: dict[Any, tuple[Any, ...]] = {bool: (True, False), int: WHOLE, float: REAL, str: ("every_third",)}
 HEADS = 4
 HEAD_WIDTHS = (4, 8, 2, 16)
 TRIED = 4096  # combinations of required fields
@@ -59,37 +61,48 @@ def examples(mechanism: type[Mechanism]) -> tuple[Mechanism, ...]:
 
     Raises `SpecError` naming the field that needs `examples` where no legal value is found.
     """
-    first = _plain(mechanism)
-    found = [first]
+    first, *others = _plain(mechanism)
+    found = [first, *others]
     together: dict[str, Any] = {}
     for name, field in mechanism.model_fields.items():
         if name in ("kind", "heads"):
             continue
-        said = list(field.examples or ())
-        if said or _choices(field.annotation):
-            found += _legal(first, ({name: held} for held in (*said, *_choices(field.annotation))))
-        elif not field.is_required():
+        choices = [*(field.examples or ()), *_choices(field.annotation)]
+        for held in choices:
+            found += _with(first, name, held)
+        if not choices and not field.is_required():
             other = (held for held in _candidates(field.annotation, name) if held != field.default)
-            alone = list(islice(_legal(first, ({name: held} for held in other)), 1))
+            alone = list(islice(chain.from_iterable(_with(first, name, held) for held in other), 1))
             together |= {name: getattr(value, name) for value in alone}
             found += alone
-    if len(together) > 1:
-        several = list(_legal(first, (together,)))
-        if several:  # the others show no more than this one
-            found = [value for value in found if not _differs_in_one(value, first, together)] + several
+    several = list(_legal(first, [together])) if len(together) > 1 else []
+    if several and not isinstance(first, Mask):  # the others show no more than this one
+        found = [value for value in found if not _differs_in_one(value, first, together)] + several
     return tuple(dict.fromkeys(found))
 
 
-def _plain(mechanism: type[Mechanism]) -> Mechanism:
+def _plain(mechanism: type[Mechanism]) -> list[Mechanism]:
+    """The value with nothing but what is required; where that is refused, those with one field more."""
     kind = mechanism.model_fields["kind"].default
     required = {name: field for name, field in mechanism.model_fields.items() if field.is_required()}
     tried = [field.examples or _candidates(field.annotation, name) for name, field in required.items()]
     refusal = SpecError("no value to try")
     for values in islice(product(*tried), TRIED):
         try:
-            return mechanism(**dict(zip(required, values, strict=True)))  # type: ignore[call-arg]
+            return [mechanism(**dict(zip(required, values, strict=True)))]  # type: ignore[call-arg]
         except SpecError as error:
             refusal = error
+    found = []
+    for name, field in mechanism.model_fields.items():
+        if not required and name != "kind":
+            for held in field.examples or _candidates(field.annotation, name):
+                try:
+                    found.append(mechanism(**{name: held}))
+                    break
+                except SpecError as error:
+                    refusal = error
+    if found:
+        return found
     silent = next((name for name, values in zip(required, tried, strict=True) if not values), next(iter(required), ""))
     raise SpecError(
         f"{mechanism.slot}={kind} cannot be verified, no example was found ({refusal}): "
@@ -97,7 +110,20 @@ def _plain(mechanism: type[Mechanism]) -> Mechanism:
     )
 
 
-def _legal(value: Mechanism, changes: Iterator[dict[str, Any]] | tuple[dict[str, Any], ...]) -> Iterator[Mechanism]:
+def _with(value: Mechanism, name: str, held: Any) -> list[Mechanism]:
+    """`value` with `held`; where that is refused, with another number in one other field beside it."""
+    if alone := list(_legal(value, [{name: held}])):
+        return alone
+    beside = (
+        {name: held, other: candidate}
+        for other, field in type(value).model_fields.items()
+        if other not in ("kind", name)
+        for candidate in field.examples or _candidates(field.annotation, other)
+    )
+    return list(islice(_legal(value, beside), 1))
+
+
+def _legal(value: Mechanism, changes: Iterable[dict[str, Any]]) -> Iterator[Mechanism]:
     for change in changes:
         try:
             yield value.replace(**change)
@@ -113,16 +139,12 @@ def _differs_in_one(value: Mechanism, first: Mechanism, names: dict[str, Any]) -
 def _candidates(annotation: Any, name: str) -> tuple[Any, ...]:
     if name == "heads":
         return (HEADS, 2, 1)
-    if annotation is bool:
-        return (True, False)
-    if annotation is int:
-        return WHOLE
-    if annotation is float:
-        return REAL
+    if annotation in PLAIN:
+        return PLAIN[annotation]
     if get_origin(annotation) is Literal:
         return get_args(annotation)
-    if get_origin(annotation) is tuple or not get_args(annotation):
-        return ()
+    if get_origin(annotation) is tuple:
+        return SEQUENCES if int in chain(get_args(annotation), *map(get_args, get_args(annotation))) else ()
     return tuple(chain.from_iterable(_candidates(part, "") for part in get_args(annotation)))
 
 
@@ -130,10 +152,18 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
+@predicate.register("every_third")
+def _every_third(query: Tensor, key: Tensor) -> Tensor:
+    """A rule, so that a mask by name has one to name."""
+    return (query - key) % 3 == 0
+
+
 def layers(value: Mechanism) -> tuple[LayerSpec, ...]:
     """Layers that hold `value`: first the plainest legal one. `SpecError` with the first refusal where there is none."""
     if isinstance(value, Mixer):
-        return LayerSpec(attention=attention(CONTEXTS[0]), branches=(value,)), LayerSpec(attention=None, branches=(value,))
+        return LayerSpec(attention=attention(CONTEXTS[0]), branches=(value,)), LayerSpec(
+            attention=None, branches=(value,)
+        )
     held: Any = (value,) if value.slot in SEVERAL else value
     refusals: list[SpecError] = []
     for text in CONTEXTS:

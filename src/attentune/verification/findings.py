@@ -61,7 +61,9 @@ def against_reference(
         yield Finding(check, name, largest(found[name] - right), allowed)
 
 
-def within_dtype(check: str, found: Tensors, exact: Tensors, dtype: torch.dtype, *, factor: float = 1) -> Iterator[Finding]:
+def within_dtype(
+    check: str, found: Tensors, exact: Tensors, dtype: torch.dtype, *, factor: float = 1
+) -> Iterator[Finding]:
     """Error of the reference itself: a few eps, since inside it computes in float32 or wider."""
     allowed = factor * ROUNDING[dtype] * torch.finfo(dtype).eps * max(1.0, *map(largest, exact.values()))
     for name, right in exact.items():

@@ -1,0 +1,164 @@
+"""The contract of what has a state of its own: every form the same, the state explicit, padding and documents honoured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from attentune.shapes import Tensor
+from attentune.spec.mechanism import Dims
+from attentune.spec.slots import Mixer
+from attentune.verification import inputs
+from attentune.verification.findings import Finding, Tensors, against_reference, same, within_dtype, zero
+
+WIDTH = 8
+ROUNDS = 8  # a state adds up over the row
+State = dict[str, Tensor]
+
+
+@dataclass
+class MixerCase:
+    """One mixer computed in one form on one layout."""
+
+    mixer: Mixer
+    form: str
+    dtype: torch.dtype
+    layout: str
+    device: str = "cpu"
+    seed: int = 0
+    length: int = inputs.LENGTH
+
+    def __post_init__(self) -> None:
+        self.dims = Dims(width=WIDTH, heads=1, groups=1, head_width=WIDTH, value_width=WIDTH, source_width=WIDTH)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(inputs.seed_of(repr(self.mixer), self.length, seed=self.seed))
+            self.x = inputs.rounded(torch.randn(inputs.BATCH, self.length, WIDTH))
+            self.params = inputs.parameters(self.mixer, self.dims)
+
+    def places(self) -> tuple[Tensor | None, Tensor | None]:
+        """What is real, and where documents start."""
+        made = inputs.layout(self.layout, inputs.EVERYTHING, self.length, device=self.device)
+        valid, starts = made.query.valid, made.starts
+        shape = (inputs.BATCH, self.length)
+        return (None if valid is None else valid.expand(shape)), (None if starts is None else starts.expand(shape))
+
+    def start(self, rows: int, dtype: torch.dtype) -> State:
+        return self.mixer.init(self.dims, rows, torch.zeros(1, device=self.device, dtype=dtype))
+
+    def compute(
+        self,
+        *,
+        form: str | None = None,
+        dtype: torch.dtype | None = None,
+        x: Tensor | None = None,
+        pieces: tuple[int, ...] | None = None,
+        places: tuple[Tensor | None, Tensor | None] | None = None,
+    ) -> Tensors:
+        """Output, the state after the last token, and gradients of inputs and parameters; piece by piece if so told."""
+        dtype = dtype or self.dtype
+        given = (self.x if x is None else x).detach().to(self.device, dtype).requires_grad_()
+        own = {name: t.detach().to(self.device, dtype).requires_grad_() for name, t in self.params.items()}
+        valid, starts = self.places() if places is None else places
+        state, outputs, begin = self.start(given.shape[0], dtype), [], 0
+        for piece in pieces or (given.shape[1],):
+            part = slice(begin, begin + piece)
+            y, state = self.mixer.mix(
+                own,
+                given[:, part],
+                state,
+                None if valid is None else valid[:, part],
+                None if starts is None else starts[:, part],
+                form or self.form,
+            )
+            outputs.append(y)
+            begin += piece
+        output = torch.cat(outputs, 1)
+        mixture = torch.linspace(-1, 1, output.numel(), device=self.device, dtype=dtype).view_as(output)
+        named = {"x": given, **{f"parameters.{name}": tensor for name, tensor in own.items()}}
+        gradients = torch.autograd.grad((output * mixture).sum(), list(named.values()), allow_unused=True)
+        found = {"output": output, **{f"state.{name}": tensor for name, tensor in state.items()}}
+        found |= {
+            name: torch.zeros_like(named[name]) if gradient is None else gradient
+            for name, gradient in zip(named, gradients, strict=True)
+        }
+        return {name: tensor.detach().cpu().double() for name, tensor in found.items()}
+
+
+def _without_infinity(found: Tensors) -> Tensors:
+    """A state may hold -inf for `nothing seen yet`; where both sides hold it, they agree."""
+    return {name: tensor.nan_to_num(neginf=-1e3) if "state." in name else tensor for name, tensor in found.items()}
+
+
+def exact(case: MixerCase) -> Iterator[Finding]:
+    """Output, state and gradients are those of the first form in float64."""
+    first = case.mixer.forms[0]
+    right = _without_infinity(case.compute(form=first, dtype=torch.float64))
+    found = _without_infinity(case.compute())
+    if case.form == first or case.dtype is torch.float64:
+        yield from within_dtype("exact", found, right, case.dtype, factor=ROUNDS)
+    else:
+        plain = _without_infinity(case.compute(form=first))
+        yield from against_reference("exact", found, plain, right, case.dtype, layers=ROUNDS)
+
+
+def nothing_flows_from_the_future(case: MixerCase) -> Iterator[Finding]:
+    """Later tokens change nothing before them."""
+    before = case.compute()["output"]
+    for t in range(1, case.length, 1 + case.length // 8):
+        x = case.x.clone()
+        x[:, t:] += 3.0
+        after = case.compute(x=x)["output"]
+        name = f"output before token {t}"
+        yield from same("nothing flows from the future", {name: after[:, :t]}, {name: before[:, :t]}, case.dtype)
+
+
+def padding_is_inert(case: MixerCase) -> Iterator[Finding]:
+    """NaN on padding changes nothing, padding gives 0, and the state is that of the real tokens alone."""
+    valid, starts = case.places()
+    if valid is None:
+        return
+    clean = _without_infinity(case.compute())
+    poisoned = case.x.masked_fill(~valid.cpu()[..., None], float("nan"))
+    found = _without_infinity(case.compute(x=poisoned))
+    yield from same("padding is inert", found, clean, case.dtype)
+    for name in ("output", "x"):
+        yield zero("padding gives 0", name, found[name][~valid.cpu()])
+    if starts is not None:
+        return
+    for row in range(2):
+        real = valid[row].cpu()
+        alone = _without_infinity(case.compute(x=case.x[row : row + 1, real], places=(None, None)))
+        left = {name: tensor[row : row + 1] for name, tensor in clean.items() if "state." in name}
+        left["output"] = clean["output"][row : row + 1, real]
+        yield from same("a padded row is its real tokens", left, {name: alone[name] for name in left}, case.dtype)
+
+
+def documents_are_isolated(case: MixerCase) -> Iterator[Finding]:
+    """Every document of a packed row computes what it computes alone."""
+    packed = case.compute()["output"]
+    for row, begin, end in inputs.document_spans(case.length):
+        alone = case.compute(x=case.x[row : row + 1, begin:end], places=(None, None))["output"]
+        part = {"output": packed[row : row + 1, begin:end]}
+        yield from same("documents are isolated", part, {"output": alone}, case.dtype)
+
+
+def pieces_are_the_whole(case: MixerCase) -> Iterator[Finding]:
+    """Token by token and in chunks, with the state carried: the same output, state and gradients."""
+    whole = _without_infinity(case.compute())
+    rest = case.length - 6
+    for name, pieces in (
+        ("one token at a time", (1,) * case.length),
+        ("in chunks", (3, 1, 2, rest) if rest > 0 else (3, case.length - 3)),
+    ):
+        found = _without_infinity(case.compute(pieces=pieces))
+        yield from same(f"decoding {name} is the whole", found, whole, case.dtype)
+
+
+CHECKS: dict[str, tuple[Callable[[MixerCase], Iterator[Finding]], ...]] = {
+    "plain": (exact, nothing_flows_from_the_future),
+    "padded": (exact, padding_is_inert),
+    "packed": (exact, padding_is_inert, documents_are_isolated),
+    "cached": (pieces_are_the_whole,),
+}
