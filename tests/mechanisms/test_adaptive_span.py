@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from attentune.errors import SpecError
-from attentune.mechanisms import attention
+from attentune.mechanisms import attention, layer
 from attentune.mechanisms.adaptive_span import AdaptiveSpan
+from attentune.models.build import build
+from attentune.spec.model import ModelSpec
 from kernels.attending import SlotTensors, attend, operands, places, sizes
 
 
@@ -87,6 +89,13 @@ def test_the_span_learns_while_a_key_fades() -> None:
     a = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(output, (a,))
     assert torch.autograd.grad(output(a).square().sum(), a)[0] != 0
+
+
+def test_a_model_hands_on_the_penalties_of_its_layers() -> None:
+    chosen = layer("heads=2, mask=causal, scores=adaptive_span(8, penalty=0.5, initial=0.25)")
+    model = build(ModelSpec(vocab_size=5, width=8, depth=3, layers=(chosen,)))
+    losses = model(torch.tensor([[1, 2, 3]])).losses
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx({"adaptive_span.span": 3 * 0.5 * 2.0})
 
 
 def test_errors() -> None:

@@ -22,6 +22,8 @@ def test_equals_the_scale_of_the_similarity_and_a_fixed_temperature() -> None:
     cold = attend("heads=2, mask=causal, scores=temperature(value=0.3333333333333333, learned=false)", q, k, v).output
     assert torch.allclose(found, other, atol=1e-12)
     assert torch.allclose(found, cold, atol=1e-12)
+    fused = attend("heads=2, mask=causal, scores=scale(3.0)", q, k, v, kernel="sdpa").output
+    assert torch.allclose(fused, found, atol=1e-12)
 
 
 def test_it_scales_the_bias_by_position_too() -> None:
