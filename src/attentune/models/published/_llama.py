@@ -27,7 +27,7 @@ def model(config: Config, lines: list[str]) -> ModelSpec:
         context=config.size("max_position_embeddings"),
         layers=tuple(map(layer, lines)),
         feed_forward=FeedForwardSpec(
-            name=config.choice("hidden_act", {"silu": "swiglu"}),  # type: ignore[arg-type]
+            name=config.choice("hidden_act", {"silu": "swiglu"}),
             hidden=config.size("intermediate_size"),
         ),
         norm="rms",

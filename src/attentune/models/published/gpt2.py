@@ -38,7 +38,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         context=read.size("n_positions"),
         layers=(layer(f"heads={read.size('n_head')}, mask=causal"),),
         feed_forward=FeedForwardSpec(
-            name=read.choice("activation_function", ACTIVATIONS, "gelu_new"),  # type: ignore[arg-type]
+            name=read.choice("activation_function", ACTIVATIONS, "gelu_new"),
             hidden=read.size("n_inner", 4 * width),
         ),
         position="learned",
