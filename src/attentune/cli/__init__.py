@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "measure a trained model on text",
     "generate": "continue a prompt with a trained model",
     "plan": "explain which kernel computes an attention, and why not the others",
+    "verify": "prove every mechanism on this machine: each kernel, dtype and layout against the reference",
     "mechanisms": "list the mechanisms: formula, paper, slot, parameters",
 }
 GOES_ON = ("optimize", "train")  # the same command takes up its work again

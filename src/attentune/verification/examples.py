@@ -17,8 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 
 from attentune.errors import SpecError
-from attentune.mechanisms import attention, predicate
-from attentune.shapes import Tensor
+from attentune.mechanisms import attention
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.masks import Mask
 from attentune.spec.mechanism import Dims, Mechanism
@@ -26,11 +25,12 @@ from attentune.spec.model import LayerSpec
 from attentune.spec.positions import Positions
 from attentune.spec.slots import Mixer, OutputCombine, Rotation
 from attentune.spec.text import SEVERAL
+from attentune.verification.named import NAMES
 
 WHOLE = (2, 3, 4, 8, 1, 0)  # smaller than the rows that are verified, so that each changes something
 REAL = (0.5, 1.5, 2.5, 0.3, 8.0)
 SEQUENCES = ((-1, 0, 0, 2, 1, 4, -1), (0, 4), (1,))  # parents of nodes, numbers of tokens
-PLAIN: dict[Any, tuple[Any, ...]] = {bool: (True, False), int: WHOLE, float: REAL, str: ("every_third",)}
+PLAIN: dict[Any, tuple[Any, ...]] = {bool: (True, False), int: WHOLE, float: REAL, str: NAMES}
 HEADS = 4
 HEAD_WIDTHS = (4, 8, 2, 16)
 TRIED = 4096  # combinations of required fields
@@ -150,12 +150,6 @@ def _candidates(annotation: Any, name: str) -> tuple[Any, ...]:
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-@predicate.register("every_third")
-def _every_third(query: Tensor, key: Tensor) -> Tensor:
-    """A rule, so that a mask by name has one to name."""
-    return (query - key) % 3 == 0
 
 
 def layers(value: Mechanism) -> tuple[LayerSpec, ...]:
