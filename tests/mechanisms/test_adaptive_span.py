@@ -105,3 +105,9 @@ def test_errors() -> None:
         AdaptiveSpan(span=4, initial=1.0)
     with pytest.raises(SpecError, match="no common order of queries and keys: scores=adaptive_span"):
         attention("heads=2, scores=adaptive_span(4)").check_cross()
+
+
+def test_no_later_score_may_bring_back_what_is_out_of_reach() -> None:
+    with pytest.raises(SpecError, match=r"scores=adaptive_span must stand last: soft_cap would bring its keys back"):
+        attention("heads=2, mask=causal, scores=adaptive_span(8) + soft_cap(3.0)")
+    assert len(attention("heads=2, mask=causal, scores=soft_cap(3.0) + adaptive_span(8) + qk_norm").scores) == 3

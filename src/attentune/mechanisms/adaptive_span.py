@@ -31,6 +31,7 @@ class AdaptiveSpan(ElementwiseScore):
 
     kind: Literal["adaptive_span"] = "adaptive_span"
     needs_order: ClassVar[bool] = True
+    hides: ClassVar[bool] = True
     span: PositiveInt  # the largest z, in tokens
     ramp: PositiveInt = 32  # tokens over which keys fade out
     penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2e-6  # of the training loss, for each token of z

@@ -15,6 +15,7 @@ from attentune.spec.slots import (
     CarriedScore,
     CarriedValue,
     Combine,
+    ElementwiseScore,
     HeadMix,
     Heads,
     Memory,
@@ -84,6 +85,9 @@ class AttentionSpec(Frozen):
             before = self.scores[: self.scores.index(carried[0])]
             if not all(isinstance(score, OperandScore) for score in before):
                 raise ValueError(f"{name} must stand before every other score that acts on s")
+        on_scores = [score for score in self.scores if isinstance(score, ElementwiseScore)]
+        if hiding := next((score for score in on_scores[:-1] if score.hides), None):
+            raise ValueError(f"scores={hiding.kind} must stand last: {on_scores[-1].kind} would bring its keys back")
         kinds = [score.kind for score in self.scores]
         if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
             raise ValueError(f"scores holds {', '.join(sorted(twice))} more than once")

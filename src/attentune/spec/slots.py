@@ -182,6 +182,7 @@ class ElementwiseScore(Score):
     ) -> Float[Tensor, "..."]:
         """The score to go on with; all arguments broadcast against each other."""
 
+    hides: ClassVar[bool] = False  # gives some keys no weight: no later score may bring them back
     is_factor: ClassVar[bool] = False  # s -> c s with one c a head: `query_factor` may be folded into q
 
     def query_factor(self, params: Params) -> Float[Tensor, "H"] | float | None:
