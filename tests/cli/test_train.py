@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from attentune.cli import main
-from attentune.cli.train import FeedForwardOptions, ModelOptions, Options
+from attentune.cli.train import FeedForwardOptions, HaltingOptions, ModelOptions, Options
 from attentune.cli.training import model_spec
 from attentune.errors import SpecError
+from attentune.spec.halting import HaltingSpec
 from attentune.spec.model import FeedForwardSpec, ModelSpec
 from attentune.spec.run import RunSpec
 
@@ -39,11 +40,12 @@ def train(capsys: pytest.CaptureFixture[str], text: Path, out: Path, *more: str)
 
 
 def test_the_options_of_a_model_are_the_fields_of_its_spec() -> None:
-    for options, spec in ((ModelOptions, ModelSpec), (FeedForwardOptions, FeedForwardSpec)):
+    pairs = ((ModelOptions, ModelSpec), (FeedForwardOptions, FeedForwardSpec), (HaltingOptions, HaltingSpec))
+    for options, spec in pairs:
         decided = {"vocab_size", "context"} if spec is ModelSpec else set()
         assert set(options.model_fields) == set(spec.model_fields) - decided
         for name, field in options.model_fields.items():
-            if name not in ("layers", "feed_forward"):
+            if name not in ("layers", "feed_forward", "halting", "weight"):  # without a weight nothing halts
                 assert field.default == spec.model_fields[name].default, name
 
 
@@ -60,6 +62,14 @@ def test_options_become_the_spec_they_say() -> None:
     assert (spec.width, spec.vocab_size, spec.context, spec.norm, spec.dropout) == (48, 65, 32, "rms", 0.25)
     assert [str(layer.attention) for layer in spec.layers] == list(options.layers)
     assert spec.feed_forward == FeedForwardSpec(name="swiglu")
+
+
+def test_tokens_halt_where_their_cost_is_given() -> None:
+    assert model_spec(ModelOptions(), vocab_size=65, context=32).halting is None
+    options = ModelOptions(halting=HaltingOptions(weight=0.02, bias=-2.0))
+    assert model_spec(options, vocab_size=65, context=32).halting == HaltingSpec(weight=0.02, bias=-2.0)
+    with pytest.raises(SpecError, match="epsilon and bias do nothing without a weight"):
+        HaltingOptions(bias=-2.0)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
@@ -104,6 +114,18 @@ def test_train_then_evaluate_then_generate(capsys: pytest.CaptureFixture[str], t
     assert (plan["queries"], plan["dtype"]) == (16, "float32")
 
 
+def test_layers_that_halting_spared_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path) -> None:
+    halting = ("--model.depth", "2", "--model.halting.weight", "0.1", "--model.halting.bias", "9.0")
+    out = tmp_path / "run"
+    command = ("train", "--data.path", str(text), "--out", str(out), *SMALL.split(), *LAYERS[2:], *halting)
+    assert main([*command]) == 0
+    assert "1.00 layers a token; the others were not computed" in capsys.readouterr().out
+    result = json.loads((out / "result.json").read_text())
+    assert result["score"]["layers_per_token"] == 1.0  # so sure from the start that one layer is enough for every token
+    assert main(["evaluate", result["model"], "--data", str(text), "--limit", "50"]) == 0
+    assert "; 1.00 of 2 layers a token" in capsys.readouterr().out
+
+
 def test_the_same_command_goes_on_and_restart_starts_over(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path
 ) -> None:
@@ -130,6 +152,10 @@ def test_the_same_command_goes_on_and_restart_starts_over(
             "did you mean 'causal'?",
         ),
         (["train", "--data.path", "TEXT", "--steps", "2", "--out", "TEXT"], "text.txt"),
+        (
+            ["train", "--data.path", "TEXT", "--model.halting.weight", "0.1", "--compile", "--out", "OUT"],
+            "compile=true does not go with a model that halts tokens",
+        ),
         (["evaluate", "absent", "--data", "TEXT"], "absent"),
         (["generate", "absent"], "absent"),
         (["plan", "--model", "absent"], "absent"),

@@ -55,6 +55,11 @@ def measure(options: Options) -> None:
     print(
         f"{found['text']}: {score.nats_per_token:.4f} nats/token, {score.bits_per_character:.4f} bits/character, "
         f"{score.bits_per_byte:.4f} bits/byte, perplexity {score.perplexity:.3f} ({score.tokens:,} tokens)"
+        + (
+            ""
+            if score.layers_per_token is None
+            else f"; {score.layers_per_token:.2f} of {model.spec.depth} layers a token"
+        )
     )
     if costs:
         latency = costs["latency_ms"]

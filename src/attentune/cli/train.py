@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from attentune.cli.parsing import CommandOptions
 from attentune.spec.run import RunSpec
@@ -25,6 +25,20 @@ class FeedForwardOptions(Frozen):
 
     name: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh", "none"] = "gelu"
     hidden: Size | None = None  # width inside; None: 4 x width, where gated 8/3 x width
+
+
+class HaltingOptions(Frozen):
+    """Adaptive depth: tokens halt by a learned confidence, and are not computed in deeper layers."""
+
+    weight: Annotated[float, Field(ge=0)] | None = None  # of its cost in the loss, such as 0.01; None: no token halts
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.01  # a token halts when its confidences sum to 1 - epsilon
+    bias: float = -3.0  # of the confidence at the start: it is then sigmoid(bias) after each layer
+
+    @model_validator(mode="after")
+    def _is_used(self) -> HaltingOptions:
+        if self.weight is None and (self.epsilon, self.bias) != (0.01, -3.0):
+            raise ValueError("epsilon and bias do nothing without a weight: say for example weight = 0.01")
+        return self
 
 
 class ModelOptions(Frozen):
@@ -50,6 +64,7 @@ class ModelOptions(Frozen):
     logit_factor: Annotated[float, Field(gt=0)] | None = None  # of all logits; None: 1, 1/sqrt(width) where scaled
     logit_soft_cap: Annotated[float, Field(gt=0)] | None = None
     share: tuple[Literal["position"], ...] = ()  # slots whose parameters all layers have in common
+    halting: HaltingOptions = HaltingOptions()
 
     @field_validator("layers", mode="before")
     @classmethod

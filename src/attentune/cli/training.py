@@ -67,8 +67,10 @@ def read_corpus(data: DataSpec, *, context: int) -> Corpus:
 
 def model_spec(options: ModelOptions, *, vocab_size: int, context: int) -> ModelSpec:
     """The model that `options` describe, for a vocabulary and a context."""
-    sizes = {"vocab_size": vocab_size, "context": context}
-    return model_from_data({**options.model_dump(), **sizes}, registry)
+    fields = {**options.model_dump(), "vocab_size": vocab_size, "context": context}
+    if options.halting.weight is None:
+        fields["halting"] = None
+    return model_from_data(fields, registry)
 
 
 def _summary(out: Path, folder: Path, model: nn.Module, corpus: Corpus, result: TrainResult) -> dict[str, Any]:
@@ -103,6 +105,8 @@ def _shown(summary: dict[str, Any]) -> str:
             f"validation  {score['nats_per_token']:.4f} nats/token, {score['bits_per_character']:.4f} bits/character, "
             f"{score['bits_per_byte']:.4f} bits/byte, perplexity {score['perplexity']:.3f} ({score['tokens']:,} tokens)"
         )
+        if (layers := score["layers_per_token"]) is not None:
+            lines.append(f"depth       {layers:.2f} layers a token; the others were not computed")
     speed = f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['parameters']:,} parameters"
     lines += [
         f"training    {summary['steps']:,} steps in {summary['seconds']:.1f} s, {speed}",

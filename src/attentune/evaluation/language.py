@@ -28,6 +28,8 @@ from attentune.kernels.layout import Layout
 from attentune.shapes import Float, Int
 
 MEMORY_STREAMS = 8
+# Losses of the scored targets in nats, float64 [N]; these targets [N]; layers that each token went through [B T].
+Scored = tuple[Tensor, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class LanguageScore:
     """Quality on a text: `tokens` predicted tokens, their mean loss, and the same per character and per UTF-8 byte.
 
     Characters and bytes are those of the predicted tokens; an end of text costs nats and is no character.
+    `layers_per_token` is how many layers each token that was read went through, in the mean, where tokens may halt.
     """
 
     nats_per_token: float
@@ -42,6 +45,7 @@ class LanguageScore:
     bits_per_character: float
     bits_per_byte: float
     tokens: int
+    layers_per_token: float | None = None
 
 
 @torch.no_grad()
@@ -73,13 +77,15 @@ def evaluate_language(
     Raises:
         DataError: fewer than two tokens, or arguments that do not go together.
     """
-    nats, count, characters, size = 0.0, 0, 0, 0
-    for losses, targets in _scored(model, tokens, context, batch, limit, stride, isolate_documents):
+    nats, count, characters, size, layers, read = 0.0, 0, 0, 0, 0, 0
+    for losses, targets, depths in _scored(model, tokens, context, batch, limit, stride, isolate_documents):
         nats += losses.sum().item()
         count += len(targets)
         numbers = targets.cpu().numpy()
         characters += int(tokenizer.character_lengths[numbers].sum(dtype=np.int64))
         size += int(tokenizer.byte_lengths[numbers].sum(dtype=np.int64))
+        if depths is not None:
+            layers, read = layers + int(depths.sum()), read + int((depths > 0).sum())
     mean = nats / count
     bits = nats / math.log(2)
     return LanguageScore(
@@ -88,6 +94,7 @@ def evaluate_language(
         bits_per_character=bits / characters if characters else math.inf,
         bits_per_byte=bits / size if size else math.inf,
         tokens=count,
+        layers_per_token=layers / read if read else None,
     )
 
 
@@ -104,7 +111,7 @@ def language_loss(
 ) -> float:
     """Only the mean loss in nats per token; everything as in `evaluate_language`."""
     nats, count = 0.0, 0
-    for losses, targets in _scored(model, tokens, context, batch, limit, stride, isolate_documents):
+    for losses, targets, _ in _scored(model, tokens, context, batch, limit, stride, isolate_documents):
         nats += losses.sum().item()
         count += len(targets)
     return nats / count
@@ -118,8 +125,8 @@ def _scored(
     limit: int | None,
     stride: int | None,
     isolate_documents: bool,
-) -> Iterator[tuple[Float[Tensor, "N"], Int[Tensor, "N"]]]:
-    """The losses of the scored targets in nats, float64, and these targets, batch by batch."""
+) -> Iterator[Scored]:
+    """The losses of the scored targets, batch by batch."""
     if len(tokens.ids) < 2:
         raise DataError(f"evaluation needs at least 2 tokens, got {len(tokens.ids)}; use more text")
     if stride is not None and not 1 <= stride <= context:
@@ -146,7 +153,7 @@ def _scored(
             ids = piece.ids.to(device)
             documents = piece.documents
             output = model(ids) if documents is None else model(ids, Layout.packed(documents.to(device)))
-            yield _losses(output.logits, piece.targets.to(device))
+            yield _losses(output, piece.targets.to(device))
 
 
 def _first(tokens: Tokens, limit: int | None) -> Int[Tensor, "N"]:
@@ -172,9 +179,7 @@ def _overlapping_windows(text: Int[Tensor, "N"], context: int, stride: int, batc
         yield Batch(text[None, start:-1], targets)
 
 
-def _with_memory(
-    model: nn.Module, text: Int[Tensor, "N"], context: int
-) -> Iterator[tuple[Float[Tensor, "N"], Int[Tensor, "N"]]]:
+def _with_memory(model: nn.Module, text: Int[Tensor, "N"], context: int) -> Iterator[Scored]:
     length = (len(text) - 1) // (MEMORY_STREAMS * context) * context
     whole = MEMORY_STREAMS * length
     if length:
@@ -183,22 +188,20 @@ def _with_memory(
         yield from _stream(model, text[None, whole:-1], text[None, whole + 1 :], context)
 
 
-def _stream(
-    model: nn.Module, ids: Int[Tensor, "B M"], targets: Int[Tensor, "B M"], context: int
-) -> Iterator[tuple[Float[Tensor, "N"], Int[Tensor, "N"]]]:
+def _stream(model: nn.Module, ids: Int[Tensor, "B M"], targets: Int[Tensor, "B M"], context: int) -> Iterator[Scored]:
     state: Any = None
     for start in range(0, ids.shape[1], context):
         output = model(ids[:, start : start + context], state=state)
         state = output.state
-        yield _losses(output.logits, targets[:, start : start + context])
+        yield _losses(output, targets[:, start : start + context])
 
 
-def _losses(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> tuple[Float[Tensor, "N"], Int[Tensor, "N"]]:
+def _losses(output: Any, targets: Int[Tensor, "B T"]) -> Scored:
     """Cross-entropy of the scored targets in nats, in float64 so that summing a long text loses nothing."""
     flat = targets.flatten()
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), flat, reduction="none", ignore_index=IGNORED)
+    losses = F.cross_entropy(output.logits.flatten(0, 1).float(), flat, reduction="none", ignore_index=IGNORED)
     scored = flat != IGNORED
-    return losses.double()[scored], flat[scored]
+    return losses.double()[scored], flat[scored], getattr(output, "depths", None)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from attentune.data.batches import IGNORED
 from attentune.data.corpus import Corpus
+from attentune.errors import TrainingError
 from attentune.models.storage import prepare_folder
 from attentune.spec.run import RunSpec
 from attentune.training.clipping import Clipper
@@ -88,6 +89,10 @@ def _steps(
 ) -> None:
     model, run, optimizer, watch = session.model, session.run, session.optimizer, session.watch
     feed = session.source.feed(run, has_memory=session.has_memory, device=session.device)
+    if run.compile and getattr(model, "halting", None) is not None:
+        raise TrainingError(
+            "compile=true does not go with a model that halts tokens: how many go on depends on the text; turn one off"
+        )
     forward = torch.compile(model) if run.compile else model
     clip = Clipper(model, run.clip)
     decaying = decaying_parameters(model)
