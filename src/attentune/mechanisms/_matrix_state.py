@@ -87,15 +87,14 @@ def _chunked(tokens: Tokens, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]
         u = v
     else:
         beta = _split(tokens.beta, chunk, 2)[..., None]
-        seen = k if since_begin is None else k * since_begin[..., None]
-        a = (beta * (k @ k.transpose(-1, -2)) * ratio).tril(-1)
-        solved = torch.linalg.solve_triangular(
-            a, beta * torch.cat([v, seen], -1), upper=False, unitriangular=True
-        )  # the diagonal of I + A is understood
-        values, erased = solved.split([v.shape[-1], k.shape[-1]], -1)
+        marked = beta * k
+        a = (marked @ k.transpose(-1, -2)) * ratio  # only below the diagonal is read, the diagonal is that of I
+        marked = marked if since_begin is None else marked * since_begin[..., None]
+        written = beta * v
         for n in range(count):
             before.append(state)
-            added.append(values[:, :, n] - erased[:, :, n] @ state)
+            right = written[:, :, n] - marked[:, :, n] @ state
+            added.append(torch.linalg.solve_triangular(a[:, :, n], right, upper=False, unitriangular=True))
             state = (state if whole is None else whole[:, :, n, None, None] * state) + keys[:, :, n] @ added[-1]
         u = torch.stack(added, 2)
     o = scores @ u + queries @ torch.stack(before, 2)
@@ -135,4 +134,5 @@ def _split(x: Tensor, chunk: int, axis: int) -> Tensor:
     """The axis of tokens as chunks, the last filled up with zeros."""
     if rest := -x.shape[axis] % chunk:
         x = pad(x, [0, 0] * (x.ndim - axis - 1) + [0, rest])
-    return x.unflatten(axis, (-1, chunk))
+    split: Tensor = x.unflatten(axis, (-1, chunk))
+    return split

@@ -117,7 +117,8 @@ def _drawn(count: int, width: int, seed: int) -> Tensor:
     normals = torch.randn(groups, width, width, generator=generator, dtype=torch.float64)
     orthogonal, _ = torch.linalg.qr(normals)
     lengths = torch.randn(groups, width, width, generator=generator, dtype=torch.float64).norm(dim=-1)
-    return (orthogonal.transpose(-1, -2) * lengths[..., None]).flatten(0, 1)[:count]
+    directions: Tensor = (orthogonal.transpose(-1, -2) * lengths[..., None]).flatten(0, 1)
+    return directions[:count]
 
 
 # An opaque operator: the compiler can trace neither a generator nor a cache.
