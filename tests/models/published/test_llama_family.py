@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from attentune.models.published import diffllama, llama, mistral, qwen3, qwen3_next
+from attentune.models.published import deepseek_v3, diffllama, llama, mistral, qwen3, qwen3_next
 from models.published.comparing import assert_equal, assert_same, difference, published, rows
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -105,6 +105,52 @@ def test_gated_attention_of_qwen3_next() -> None:
         "combine=gate(per=element)"
     )
     assert_same(published(transformers.Qwen3NextForCausalLM, config), spec, qwen3_next.weights, IDS)
+
+
+def deepseek(**fields: Any) -> Any:
+    own = {"num_key_value_heads": 4, "kv_lora_rank": 12, "q_lora_rank": 10, "qk_nope_head_dim": 5}
+    return transformers.DeepseekV3Config(
+        **{**SIZES, **own, "qk_rope_head_dim": 4, "v_head_dim": 7, "first_k_dense_replace": 3, **fields}
+    )
+
+
+def test_latent_attention_of_deepseek_v3() -> None:
+    config = deepseek()
+    spec = deepseek_v3.spec(config.to_dict())
+    assert str(spec.layers[0]) == (
+        "heads=latent(4, 12, rotary=4, query_rank=10, key_width=5, value_width=7), "
+        "position=rotary(pairs=neighbours), mask=causal"
+    )
+    assert_same(published(transformers.DeepseekV3ForCausalLM, config), spec, deepseek_v3.weights, IDS)
+
+
+@pytest.mark.parametrize(
+    "mscales", [{"mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 0.7, "mscale_all_dim": 1.3}, {}]
+)
+def test_deepseek_v3_with_yarn(mscales: dict[str, float]) -> None:
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 100.0,
+        "factor": 4.0,
+        "beta_fast": 3.0,
+        "beta_slow": 1.0,
+        "original_max_position_embeddings": 16,
+        **mscales,
+    }
+    config = deepseek(rope_parameters=rope)
+    spec = deepseek_v3.spec(config.to_dict())
+    assert (spec.layers[0].attention.similarity.scale is not None) == bool(mscales)
+    mine = assert_same(published(transformers.DeepseekV3ForCausalLM, config), spec, deepseek_v3.weights, IDS)
+    plain = deepseek_v3.spec({**config.to_dict(), "rope_parameters": {"rope_theta": 100.0}})
+    assert difference(mine, plain, IDS) > 1e-2
+
+
+def test_deepseek_v3_without_a_latent_of_queries_and_with_halves() -> None:
+    config = deepseek(q_lora_rank=None, rope_interleave=False)
+    spec = deepseek_v3.spec(config.to_dict())
+    assert "query_rank" not in str(spec.layers[0])
+    assert "pairs" not in str(spec.layers[0])
+    assert_same(published(transformers.DeepseekV3ForCausalLM, config), spec, deepseek_v3.weights, IDS)
 
 
 def test_decoding_step_by_step_gives_what_theirs_gives_for_the_whole_row() -> None:

@@ -47,19 +47,32 @@ def heads(config: Config) -> str:
     return f"{number}" if groups == number else f"{number}/{groups}"
 
 
+def rope_parameters(config: Config) -> dict[str, Any]:
+    """What is said of the rotation, in `rope_parameters` or in the older `rope_theta` and `rope_scaling`."""
+    base, fraction = config.number("rope_theta", 10000.0), config.number("partial_rotary_factor", 1.0)
+    given: dict[str, Any] = {"rope_theta": base, "partial_rotary_factor": fraction}
+    for held in (config.take("rope_scaling", {}), config.take("rope_parameters", {})):
+        named = {"rope_type" if key == "type" else key: value for key, value in held.items()}
+        given |= {key: value for key, value in named.items() if value is not None}
+    return given
+
+
 def rotary(config: Config, **fields: Any) -> str:
-    """The rotation, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`."""
-    base = config.number("rope_theta", 10000.0)
-    given = dict(config.take("rope_scaling", {})) | dict(config.take("rope_parameters", {}))
-    given = {key: value for key, value in given.items() if value is not None}
-    kind = given.pop("rope_type", given.pop("type", "default"))
-    given.pop("type", None)
-    fields = {"base": float(given.pop("rope_theta", base)), **fields}
-    if (fraction := float(given.pop("partial_rotary_factor", config.number("partial_rotary_factor", 1.0)))) != 1:
-        fields["fraction"] = fraction
+    """The text form of the rotation, with `fields` that the family knows of."""
+    given = rope_parameters(config)
+    kind = given.pop("rope_type", "default")
     if kind not in ROTATIONS:
         config.refuse("rope_type", kind, f"known: {', '.join(ROTATIONS)}")
     name, words = ROTATIONS[kind]
+    fields["base"] = float(given.pop("rope_theta"))
+    fields["fraction"] = float(given.pop("partial_rotary_factor"))
+    if kind in ("llama3", "yarn"):
+        given.setdefault("original_max_position_embeddings", config.size("max_position_embeddings"))
+    for theirs in REQUIRED & words.keys() - given.keys():
+        raise SpecError(f"{config.family} configuration: rope_type={kind!r} needs {theirs}")
+    if kind == "yarn" and not (given.get("mscale") and given.get("mscale_all_dim")):  # one alone is no quotient
+        given.pop("mscale", None)
+        given.pop("mscale_all_dim", None)
     for theirs, ours in words.items():
         if theirs in given:
             fields[ours] = given.pop(theirs)
@@ -68,6 +81,7 @@ def rotary(config: Config, **fields: Any) -> str:
     return f"{name}({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
 
+REQUIRED = {"factor", "low_freq_factor", "high_freq_factor"}
 ROTATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "default": ("rotary", {}),
     "linear": ("rotary_linear", {"factor": "factor"}),
