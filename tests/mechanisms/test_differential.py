@@ -9,9 +9,10 @@ import torch
 from attentune.errors import SpecError
 from attentune.kernels import Layout
 from attentune.layers.attention import Attention
-from attentune.mechanisms import attention
+from attentune.mechanisms import attention, layer
 from attentune.mechanisms.differential import Differential
 from attentune.spec.mechanism import Dims
+from attentune.spec.model import ModelSpec
 from models.language import decoder, in_chunks, tokens
 
 DIMS = Dims(width=2, heads=2, groups=2, head_width=1, value_width=1, source_width=2)
@@ -168,3 +169,19 @@ def test_what_it_does_not_go_with_is_refused() -> None:
         attention("heads=4, combine=gate + gate")
     with pytest.raises(SpecError, match=r"differential.init: .*less than 1, got 1"):
         attention("heads=4, combine=differential(1.0)")
+    with pytest.raises(SpecError, match="differential widens the values; position=shaw adds vectors"):
+        attention("heads=4, position=shaw(3), combine=differential")
+
+
+def test_relative_positions_of_keys_alone_go_with_it() -> None:
+    model = decoder("heads=4/2, mask=causal, position=shaw(3, on_values=false), combine=differential")
+    ids = tokens(2, 9)
+    assert torch.allclose(in_chunks(model, ids, (4, 1, 4)), model(ids).logits, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "text", ["heads=3, combine=differential", "heads=4, cross=attention(heads=1, combine=differential)"]
+)
+def test_a_model_refuses_unpaired_heads_before_it_is_built(text: str) -> None:
+    with pytest.raises(SpecError, match="differential pairs heads: it needs an even number of query heads"):
+        ModelSpec(vocab_size=5, width=12, depth=1, layers=(layer(text),))

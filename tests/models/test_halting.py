@@ -26,6 +26,7 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "top-k blocks": ("heads=2, mask=causal, selector=top_k_blocks(2, 2)", {"position": "learned"}),
     "parallel LSTM branch": ("heads=2, mask=causal, branches=lstm", {}),
     "LSTM alone": ("branches=lstm", {}),
+    "linear layers": ("branches=short_conv(3) + linear_attention", {}),
     "value residual": ("heads=4/2, mask=causal, combine=value_residual + gate", {"position": "sinusoidal"}),
     "latent heads": ("heads=latent(2, 6, rotary=4), position=rotary, mask=causal", {}),
     "batch norm": ("heads=2, mask=causal, combine=differential, normalizer=softmax_off_by_one", {"norm": "batch"}),

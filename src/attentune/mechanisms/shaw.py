@@ -27,6 +27,10 @@ class Shaw(RelativePosition):
     distance: PositiveInt  # beyond it distances are clipped
     on_values: bool = True
 
+    @property
+    def adds_values(self) -> bool:
+        return self.on_values
+
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         count = 2 * self.distance + 1
         declared = {"keys": Parameter((count, dims.head_width), normal(0.02))}

@@ -107,6 +107,11 @@ class AttentionSpec(Frozen):
         wider = next((place for place, value in enumerate(outputs) if value.wide(PROBE) != PROBE.value_width), 0)
         if wider:
             raise ValueError(f"{outputs[wider].kind} widens the values: it must stand before {outputs[0].kind}")
+        widens = bool(outputs) and outputs[0].wide(PROBE) != PROBE.value_width
+        if widens and isinstance(self.position, RelativePosition) and self.position.adds_values:
+            raise ValueError(
+                f"{outputs[0].kind} widens the values; position={self.position.kind} adds vectors as wide as a head's"
+            )
         if values and not self.heads.keeps_keys:
             raise ValueError(f"combine={values[0].kind} mixes whole values; heads={self.heads.kind} caches none")
         if isinstance(self.position, RelativePosition) and not self.is_inner_product:

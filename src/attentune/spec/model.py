@@ -111,10 +111,13 @@ class ModelSpec(Frozen):
         if self.head_transform and self.feed_forward.name == "none":
             raise ValueError("head_transform needs the activation of a feed-forward network, got feed_forward=none")
         attentions = self.attentions
-        for attention in attentions:
-            attention.heads.dims(
-                width=self.width, source_width=self.width, depth=self.depth, bias=self.bias, cross=False
+        crosses = tuple(layer.cross for layer in self.layers if layer.cross is not None)
+        for attention, cross in (*((one, False) for one in attentions), *((one, True) for one in crosses)):
+            dims = attention.heads.dims(
+                width=self.width, source_width=self.width, depth=self.depth, bias=self.bias, cross=cross
             )
+            for _, _, value in attention.values():
+                value.parameters(dims)  # refuses sizes that it cannot be computed with
         positions = {attention.position for attention in attentions}
         if "position" in self.share and (len(positions) > 1 or len({x.heads.heads for x in attentions}) > 1):
             raise ValueError("share=position needs the same position and number of heads in every layer")

@@ -129,6 +129,11 @@ class RelativePosition(Position):
     stage: ClassVar[Stage] = Stage.SCORES
     form: ClassVar[ScoreForm] = ScoreForm.RELATIVE
 
+    @property
+    def adds_values(self) -> bool:
+        """Whether `values` gives anything."""
+        return False
+
     @abstractmethod
     def scores(
         self,
