@@ -98,7 +98,7 @@ def test_the_list_as_json_and_by_slot(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["rotry"], "unknown mechanism 'rotry'; did you mean 'rotary'? known: "),
+        (["rotry"], "unknown mechanism 'rotry'; did you mean 'rotary'"),
         (["rotary", "--slot", "mask"], "unknown mechanism 'rotary'; "),
         (["--slot", "masc"], "unknown slot 'masc'; did you mean 'mask'? known: "),
         (["--plugin", "absent.py"], "plugin 'absent.py' is not a Python file"),

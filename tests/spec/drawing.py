@@ -40,6 +40,7 @@ plain_masks = st.one_of(
     st.builds(lambda n: make("mask", "window", window=2 * n - 1, symmetric=True), small),
     st.builds(lambda n, d: make("mask", "dilated", window=n, dilation=d), small, small),
     st.builds(lambda n, d: make("mask", "dilated", window=2 * n - 1, dilation=d, symmetric=True), small, small),
+    st.builds(lambda n, b: make("mask", "block_window", window=2 * n - 1, block=b), st.integers(1, 3), small),
     st.builds(lambda n: make("mask", "strided", stride=n), small),
     st.builds(lambda n, c: make("mask", "strided_fixed", stride=n + c, summary=n), small, st.integers(0, 5)),
     st.builds(lambda n: make("mask", "sink", keys=n), small),

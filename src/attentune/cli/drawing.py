@@ -19,6 +19,7 @@ from attentune.spec.text import format_value, parse_slot, split
 from attentune.spec.tiles import TileState, visible_tiles
 
 EXAMPLES = {
+    "block_window": ("block_window(3, 4)",),
     "dilated": ("dilated(5, 3)", "dilated(5, 3, symmetric=true)"),
     "global_tokens": ("window(5, symmetric=true) | global_tokens(2)", "causal & (window(4) | global_tokens(2))"),
     "prefix": ("causal | prefix(8)",),
@@ -64,20 +65,23 @@ class Drawing:
         return f"tiles of {self.tile} x {self.tile}: {wholly} wholly visible, {partly} partly, {hidden} hidden"
 
 
-def drawings(text: str, length: int, tile: int) -> list[Drawing]:
+def drawings(text: str, length: int, tile: int) -> tuple[list[Drawing], list[str]]:
     """What `--draw TEXT` shows: one mask, or an example or two of every mask where the text is `all`.
 
-    Raises `SpecError` where the text is no mask, or a mask needs what only a layout tells.
+    Beside it the kinds of masks of which `all` knows no example. Raises `SpecError` where the text is no mask.
     """
     if text.strip() != "all":
-        return [Drawing(read(text), length, tile)]
+        return [Drawing(read(text), length, tile)], []
     texts: list[str] = []
+    without: list[str] = []
     for kind in sorted(set(registry.kinds("mask")) - {"and", "or", "not"}):
         if kind == "predicate":
-            texts += [f"predicate({name!r})" for name in sorted(registered())]
+            examples = tuple(f"predicate({name!r})" for name in sorted(registered()))
         else:
-            texts += EXAMPLES.get(kind, (kind,) if _needs_nothing(kind) else ())
-    return [Drawing(read(one), length, tile) for one in texts]
+            examples = EXAMPLES.get(kind) or _example(kind)
+        texts += examples
+        without += [] if examples else [kind]
+    return [Drawing(read(one), length, tile) for one in texts], without
 
 
 def read(text: str) -> Mask:
@@ -88,8 +92,18 @@ def read(text: str) -> Mask:
     return mask
 
 
-def _needs_nothing(kind: str) -> bool:
-    return not any(field.is_required() for field in registry.find("mask", kind).model_fields.values())
+def _example(kind: str) -> tuple[str, ...]:
+    """A mask of which only its fields are known, drawn with every number that it requires at 3."""
+    fields = registry.find("mask", kind).model_fields.values()
+    required = [field for field in fields if field.is_required()]
+    if any(field.annotation is not int for field in required):
+        return ()
+    text = f"{kind}({', '.join('3' for _ in required)})"
+    try:
+        Drawing(read(text), 1, 1).states(1)
+    except SpecError:
+        return ()
+    return (text,)
 
 
 def as_data(drawing: Drawing) -> dict[str, Any]:
@@ -140,6 +154,7 @@ def check_out(path: Path) -> None:
 
 def save(found: Sequence[Drawing], path: Path) -> None:
     """All drawings on one page. Raises `StorageError` where the file cannot be written."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -162,7 +177,8 @@ def save(found: Sequence[Drawing], path: Path) -> None:
         handles=[*shown, outline], loc="outside lower center", ncols=2 if across == 1 else 4, frameon=False, fontsize=8
     )
     try:
-        figure.savefig(path, dpi=150)
+        with rc_context({"svg.fonttype": "none"}):  # text that can be read and searched
+            figure.savefig(path, dpi=150)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from None
 

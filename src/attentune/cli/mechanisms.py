@@ -86,7 +86,9 @@ def _draw(options: Options, text: str) -> None:
         raise UsageError("--draw shows a mask and nothing else; leave out names, --slot and --schema")
     if options.out is not None:
         check_out(options.out)
-    found = drawings(text, options.length or LENGTH, options.tile or TILE)
+    found, without = drawings(text, options.length or LENGTH, options.tile or TILE)
+    if without:
+        print(f"no example of {', '.join(without)}: draw it with options of your own", file=sys.stderr)
     if options.out is not None:
         save(found, options.out)
     if options.json_:
