@@ -7,8 +7,10 @@ import torch
 
 from attentune.errors import SpecError
 from attentune.mechanisms.gated_delta import GatedDelta
+from attentune.mechanisms.layer_norm import LayerNormBranch
 from attentune.mechanisms.linear_attention import LinearAttention
 from attentune.mechanisms.lstm import LSTM
+from attentune.mechanisms.retention import Retention
 from attentune.mechanisms.short_conv import ShortConv
 from attentune.spec.slots import Mixer
 from attentune.spec.text import format_value
@@ -21,9 +23,12 @@ MIXERS: list[Mixer] = [
     LinearAttention(heads=1, features="random", directions=6, seed=3),
     GatedDelta(heads=2, expand=2),
     GatedDelta(heads=1, gate=False, output_gate=False, conv=0),
+    Retention(heads=2),
+    Retention(heads=1, expand=2, conv=2),
     ShortConv(size=3, activation="silu"),
     ShortConv(size=1),
     LSTM(),
+    LayerNormBranch(),
 ]
 each = pytest.mark.parametrize("mixer", MIXERS, ids=format_value)
 with_forms = pytest.mark.parametrize(
@@ -56,7 +61,7 @@ def test_forms_agree_in_outputs_states_and_gradients(mixer: Mixer, length: int) 
     x = torch.randn(3, length, WIDTH, dtype=torch.float64)
     for valid, starts in layouts(13):
         valid, starts = (None if side is None else side[:, :length] for side in (valid, starts))
-        expected = gradients(mixer, params, x, state, valid, starts, "recurrent")
+        expected = gradients(mixer, params, x, state, valid, starts, mixer.forms[-1])
         assert expected["y"].abs().max() > 0 or valid is not None
         for form in (*mixer.forms, "auto"):
             assert_same(gradients(mixer, params, x, state, valid, starts, form), expected)
@@ -107,7 +112,7 @@ def test_documents_of_a_row_know_nothing_of_each_other(mixer: Mixer, form: str) 
     for first, end in ((0, 3), (3, 4), (4, 9), (9, 11)):
         alone, last = mixer.mix(params, x[:, first:end], begin(mixer, WIDTH, 2), None, None, form)
         assert torch.allclose(y[:, first:end], alone, atol=1e-11)
-    for name in set(after) - {"position"}:
+    for name in after:
         assert torch.allclose(after[name], last[name], atol=1e-11), name
     changed = x.clone()
     changed[:, :9] = float("nan")  # not even what is not a number
@@ -172,10 +177,10 @@ def test_low_precision_adds_up_in_float32(mixer: Mixer, form: str) -> None:
 def test_long_rows_stay_exact(mixer: Mixer, form: str) -> None:
     params = {name: held.detach() for name, held in random_parameters(mixer, WIDTH).items()}
     x = 2 * torch.randn(1, 500, WIDTH, dtype=torch.float64)
-    exact, _ = mixer.mix(params, x, begin(mixer, WIDTH, 1), None, None, "recurrent")
+    exact, _ = mixer.mix(params, x, begin(mixer, WIDTH, 1), None, None, mixer.forms[-1])
     single = {name: held.float() for name, held in params.items()}
     y, _ = mixer.mix(single, x.float(), begin(mixer, WIDTH, 1, dtype=torch.float32), None, None, form)
-    plain, _ = mixer.mix(single, x.float(), begin(mixer, WIDTH, 1, dtype=torch.float32), None, None, "recurrent")
+    plain, _ = mixer.mix(single, x.float(), begin(mixer, WIDTH, 1, dtype=torch.float32), None, None, mixer.forms[-1])
     allowed = 4 * (plain - exact).abs().max() + 16 * torch.finfo(torch.float32).eps * exact.abs().max()
     assert (y - exact).abs().max() <= allowed
 
@@ -183,7 +188,7 @@ def test_long_rows_stay_exact(mixer: Mixer, form: str) -> None:
 @each
 def test_reads_only_width_depth_and_bias(mixer: Mixer) -> None:
     names = mixer.parameters(dims(WIDTH)).keys()
-    biases = {"qkv_bias", "out_bias", "bias"} & mixer.parameters(dims(WIDTH, bias=True)).keys()
+    biases = {"qkv_bias", "out_bias", "norm_bias", "bias"} & mixer.parameters(dims(WIDTH, bias=True)).keys()
     assert mixer.parameters(dims(WIDTH, bias=True)).keys() == names | biases
 
 
