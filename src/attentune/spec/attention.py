@@ -86,8 +86,10 @@ class AttentionSpec(Frozen):
             if not all(isinstance(score, OperandScore) for score in before):
                 raise ValueError(f"{name} must stand before every other score that acts on s")
         on_scores = [score for score in self.scores if isinstance(score, ElementwiseScore)]
-        if hiding := next((score for score in on_scores[:-1] if score.hides), None):
-            raise ValueError(f"scores={hiding.kind} must stand last: {on_scores[-1].kind} would bring its keys back")
+        for place, hiding in enumerate(on_scores):
+            later = [score.kind for score in on_scores[place + 1 :] if not score.is_factor]
+            if hiding.hides and later:
+                raise ValueError(f"scores={hiding.kind} must stand last: {later[0]} would bring its keys back")
         kinds = [score.kind for score in self.scores]
         if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
             raise ValueError(f"scores holds {', '.join(sorted(twice))} more than once")
