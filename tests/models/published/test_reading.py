@@ -82,8 +82,8 @@ Read = Callable[[Mapping[str, Any]], ModelSpec]
         ),
         (
             deepseek_v3.spec,
-            {**PLAIN, **LATENT, "n_routed_experts": 4},
-            "first_k_dense_replace=0 is not supported; all 1",
+            {**PLAIN, **LATENT, "num_hidden_layers": 4},
+            "first_k_dense_replace=3 is not supported; all 4",
         ),
         (gpt2.spec, {**GPT2, "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not"),
         (bloom.spec, {**GPT2, "n_embed": 8, "n_inner": 9}, "n_inner=9 is not supported"),
