@@ -21,6 +21,7 @@ COST_BATCH = 12  # rows of a training step whose cost is measured
 
 def measure(options: Options) -> None:
     """Score the model on the text, and print the score."""
+    assert options.model is not None
     model, tokenizer = load(options.model, device=options.device, plugin=options.plugin)
     if options.data is None:
         documents = [builtin_text()]

@@ -24,6 +24,7 @@ from attentune.training.cells import each_in_a_process, keep_cell, kept_cell
 from attentune.training.examples import ExampleSource
 from attentune.training.loop import train
 from attentune.training.result import StopTraining
+from attentune.training.start import start_wide
 
 VERSION = 1  # of what a cell means; kept cells of another are trained again
 NOTHING = SuiteScore(accuracy=0.0, answers_right=0.0, rows_right=0.0, nats=math.inf, answers=0, rows=0)
@@ -64,6 +65,7 @@ class Setting:
             layers=tuple(layers),
             feed_forward=FeedForwardSpec(name=recipe.feed_forward),
             position=recipe.position,
+            tie_embeddings=recipe.start == "small",
         )
         return Setting(task, recipe, model)
 
@@ -183,6 +185,8 @@ def train_cell(cell: Cell, *, device: torch.device, progress: CellProgress | Non
         diagnose_every=0,
     )
     model = build(setting.model, seed=cell.seed).to(device)
+    if recipe.start == "wide":
+        start_wide(model, seed=cell.seed)
     scores: list[SuiteScore] = []
 
     def evaluated(step: int, loss: float) -> None:

@@ -70,38 +70,49 @@ class Needle(Frozen):
         """Every character that facts, questions and answers are written with."""
         return "".join(sorted({*self.fact, *self.question, *self.answer, *"".join(KEYS), *"0123456789"} - {*"{}"}))
 
-    def bind(self, text: str, tokenizer: Tokenizer, *, context: int, source: str) -> NeedleTask:
-        """The task of finding needles in `text`, for a model of this tokenizer and context.
+    def bind(self, training: str, test: str, tokenizer: Tokenizer, *, context: int, source: str) -> NeedleTask:
+        """The task of finding needles in the text `test`, for a model of this tokenizer and context.
+
+        Examples to train on are made from the text `training`.
 
         Raises:
             DataError: the tokenizer does not know a character of the needles or the text.
             SpecError: the text or a length is too short.
         """
-        ids = np.asarray(tokenizer.encode(text), dtype=np.int64)
         begins = np.array([tokenizer.decode([token])[:1].isspace() for token in range(tokenizer.vocab_size)])
+        hay, test_hay = (Hay(ids, begins[ids]) for ids in map(tokenizer.encode, (training, test)))
         lengths = self.lengths or tuple(sorted({max(1, context // 4), max(1, context // 2), context}))
-        task = NeedleTask(self.replace(lengths=lengths), source, tokenizer, ids, begins[ids])
+        task = NeedleTask(self.replace(lengths=lengths), source, tokenizer, hay, test_hay)
         longest = max(sum(map(len, task.needle(key, 10**self.digits - 1))) for key in KEYS)
         if (shortest := min(lengths)) <= longest:
             raise SpecError(
                 f"a row of {shortest} tokens has no room for text beside the needle, its question and its answer, "
                 f"which take up to {longest}: name longer rows, such as --suite 'needle(lengths=({2 * longest},))'"
             )
-        if len(ids) < max(lengths):
-            raise SpecError(f"{source} has {len(ids)} tokens, a row of {max(lengths)} needs as many; give more text")
+        if (held := min(len(hay.ids), len(test_hay.ids))) < max(lengths):
+            part = "" if training == test else ", or the tenth of it that is held out,"
+            raise SpecError(f"{source}{part} has {held} tokens, a row of {max(lengths)} needs as many; give more text")
         return task
+
+
+@dataclass(frozen=True, eq=False)
+class Hay:
+    """The tokens of a text; `breaks` is True where a word begins, so that a needle may stand before it."""
+
+    ids: Int[np.ndarray, " N"]
+    breaks: Bool[np.ndarray, " N"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class NeedleTask:
-    """Needles in the tokens `text`; `breaks` is True where a word begins, and a needle may stand before it."""
+    """Needles in a text: in `hay` to train on, in `test_hay` to be found."""
 
     needles: Needle
     source: str
     tokenizer: Tokenizer
-    text: Int[np.ndarray, " N"]
-    breaks: Bool[np.ndarray, " N"]
+    hay: Hay
+    test_hay: Hay
     recipe: ClassVar[Recipe] = Recipe(batch=32, examples=20_000, test_examples=300, learning_rate=2e-3)
     counts: ClassVar[Literal["answers", "rows"]] = "rows"
     reads_answers: ClassVar[bool] = True
@@ -119,19 +130,21 @@ class NeedleTask:
         return max(self.needles.lengths)
 
     def identity(self) -> dict[str, Any]:
-        text = hashlib.sha256(self.text.astype("<i4").tobytes()).hexdigest()
-        return {**self.needles.model_dump(mode="json"), "text": text, "vocabulary": self.vocab_size}
+        text = hashlib.sha256()
+        for hay in (self.hay, self.test_hay):
+            text.update(hay.ids.astype("<i4").tobytes())
+        return {**self.needles.model_dump(mode="json"), "text": text.hexdigest(), "vocabulary": self.vocab_size}
 
     def training(self, count: int, rng: np.random.Generator) -> Examples:
         lengths, depths = rng.choice(self.needles.lengths, size=count).tolist(), rng.random(count).tolist()
-        return self._examples(list(zip(lengths, depths, strict=True)), rng)
+        return self._examples(list(zip(lengths, depths, strict=True)), self.hay, rng)
 
     def test(self, count: int, rng: np.random.Generator) -> Examples:
         """As many rows in each cell of the grid, `count` in all or a few more, from short to long."""
         cells = [(length, depth) for length in sorted(self.needles.lengths) for depth in self.needles.depths]
         each = -(-count // len(cells))
         places = [cell for cell in cells for _ in range(each)]
-        found = self._examples(places, rng)
+        found = self._examples(places, self.test_hay, rng)
         groups = tuple(f"length {length}, depth {depth:g}" for length, depth in places)
         return Examples(found.ids, found.targets, found.lengths, groups)
 
@@ -142,26 +155,27 @@ class NeedleTask:
         fact, question, answer = ([int(i) for i in self.tokenizer.encode(text)] for text in written)
         return fact, question, answer
 
-    def _examples(self, places: list[tuple[int, float]], rng: np.random.Generator) -> Examples:
+    def _examples(self, places: list[tuple[int, float]], hay: Hay, rng: np.random.Generator) -> Examples:
         ids = np.zeros((len(places), self.length), dtype=np.int64)
         targets = np.full_like(ids, -100)
         for row, (length, depth) in enumerate(places):
             key = KEYS[rng.integers(len(KEYS))]
             low = 10 ** (self.needles.digits - 1) if self.needles.digits > 1 else 0
             fact, question, answer = self.needle(key, int(rng.integers(low, 10**self.needles.digits)))
-            before = self._haystack(length - len(fact) - len(question) - len(answer) + 1, fact, depth, rng)
+            before = _hidden(fact, hay, length - len(fact) - len(question) - len(answer) + 1, depth, rng)
             whole = np.concatenate([before, question, answer])
             ids[row, :length] = whole[:-1]
             targets[row, length - len(answer) : length] = answer
         return Examples(ids, targets, np.array([length for length, _ in places], dtype=np.int64))
 
-    def _haystack(self, size: int, fact: list[int], depth: float, rng: np.random.Generator) -> np.ndarray:
-        """`size` consecutive tokens of the text with the fact among them, near `depth`."""
-        start = int(rng.integers(len(self.text) - size + 1))
-        hay = self.text[start : start + size]
-        place = round(depth * size)
-        possible = np.flatnonzero(self.breaks[start : start + size])
-        if 0 < place < size and len(possible):
-            nearest = int(possible[np.abs(possible - place).argmin()])
-            place = nearest if abs(nearest - place) <= size / 20 else place
-        return np.concatenate([hay[:place], fact, hay[place:]])
+
+def _hidden(fact: list[int], hay: Hay, size: int, depth: float, rng: np.random.Generator) -> np.ndarray:
+    """`size` consecutive tokens of the text with the fact among them, near `depth`."""
+    start = int(rng.integers(len(hay.ids) - size + 1))
+    text = hay.ids[start : start + size]
+    place = round(depth * size)
+    possible = np.flatnonzero(hay.breaks[start : start + size])
+    if 0 < place < size and len(possible):
+        nearest = int(possible[np.abs(possible - place).argmin()])
+        place = nearest if abs(nearest - place) <= size / 20 else place
+    return np.concatenate([text[:place], fact, text[place:]])

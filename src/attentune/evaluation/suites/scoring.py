@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -38,7 +38,12 @@ class SuiteScore:
 
 @torch.no_grad()
 def score_examples(
-    model: nn.Module, examples: Examples, *, counts: Literal["answers", "rows"], batch: int = 64
+    model: nn.Module,
+    examples: Examples,
+    *,
+    counts: Literal["answers", "rows"],
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SuiteScore:
     """Scores `model` on `examples`, with earlier answers given; its training mode is restored afterwards.
 
@@ -48,6 +53,7 @@ def score_examples(
         examples: rows of tokens with the answers that are asked for.
         counts: what `accuracy` is a share of.
         batch: rows that go through the model together; does not change the score.
+        progress: told (rows scored, rows in all).
     """
     right: list[np.ndarray] = []  # a row's right answers
     asked: list[np.ndarray] = []
@@ -63,6 +69,8 @@ def score_examples(
             rows = row.cpu().numpy()
             right.append(np.bincount(rows, weights=hits, minlength=len(ids)))
             asked.append(np.bincount(rows, minlength=len(ids)))
+            if progress is not None:
+                progress(sum(map(len, asked)), len(examples))
     hit, told = np.concatenate(right), np.concatenate(asked)
 
     def share(chosen: np.ndarray) -> float:
