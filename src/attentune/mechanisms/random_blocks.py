@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, TypeVar, final
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -26,6 +26,7 @@ from attentune.spec.positions import Positions
 from attentune.spec.tile_grid import TileGrid
 
 WORD = 0xFFFFFFFF
+Word = TypeVar("Word", int, Tensor)
 
 
 @final
@@ -46,10 +47,11 @@ class RandomBlocks(Mask):
     def _drawn(self, block: Int[Tensor, "..."]) -> list[Int[Tensor, "..."]]:
         """R(b), -1 for want of blocks: Floyd's draws without replacement (Communications of the ACM 30:9, 1987)."""
         several = block if self.length is None else torch.full_like(block, -(-self.length // self.block))
+        noise = _scramble(block ^ _scramble(self.seed))
         drawn: list[Tensor] = []
         for turn in range(self.count):
             last = several - self.count + turn
-            one = _scramble(_scramble(_scramble(self.seed + block * 0) ^ block) ^ turn) % (last + 1).clamp(min=1)
+            one = _scramble(noise ^ turn) % (last + 1).clamp(min=1)
             for earlier in drawn:
                 one = torch.where(earlier == one, last, one)
             drawn.append(torch.where(last < 0, -1, one))
@@ -63,7 +65,7 @@ class RandomBlocks(Mask):
         return grid.by_blocks(self.visible, self.block)
 
 
-def _scramble(word: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+def _scramble(word: Word) -> Word:
     """32 bits from 32 bits, each depending on all; the factors keep every product inside 63 bits."""
     word = word & WORD
     word = ((word ^ (word >> 16)) * 0x7FEB352D) & WORD
