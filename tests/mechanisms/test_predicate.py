@@ -25,7 +25,7 @@ def same_parity(query, key):
 
 @pytest.fixture(autouse=True)
 def _rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predicate, "_rules", dict(predicate._rules))
+    monkeypatch.setattr(predicate._rules, "held", dict(predicate._rules.held))
     predicate.register("comb")(comb)
 
 
@@ -53,7 +53,7 @@ def test_a_spec_keeps_the_name_alone() -> None:
 def test_unknown_names_are_refused_with_near_ones() -> None:
     with pytest.raises(SpecError, match=r"predicate.name: no rule is registered as 'comp'; did you mean 'comb'\?"):
         attention("heads=1, mask=predicate(comp)")
-    predicate._rules.clear()
+    predicate._rules.held.clear()
     with pytest.raises(
         SpecError, match=r"'comb'; none is registered \(register it first, or name its file as plugin\)"
     ):

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from attentune.errors import SpecError
-from attentune.mechanisms.predicate import registered
+from attentune.mechanisms._named import registers_by_name
 from attentune.spec.mechanism import Mechanism
 from attentune.spec.registry import Registry
 
@@ -30,14 +30,20 @@ def discover(path: Iterable[str], package: str) -> Registry:
                 raise SpecError(f"mechanisms/{found.name}.py must define exactly one mechanism, of kind {found.name!r}")
             registry.register(value[0])
     for entry in entry_points(group=ENTRY_POINTS):
-        registry.register(entry.load())
+        loaded = entry.load()
+        if not isclass(loaded):
+            continue  # a function, such as a predicate, has registered itself
+        if not issubclass(loaded, Mechanism):
+            raise SpecError(f"entry point {entry.name!r} names the class {loaded.__name__}, which is no mechanism")
+        registry.register(loaded)
     return registry
 
 
 def load_plugin(file: str | Path, registry: Registry) -> list[type[Mechanism]]:
     """Register the mechanisms that the Python file `file` defines. It is run: only name files you trust.
 
-    A file may hold nothing but rules for `mask=predicate(...)`, which register themselves.
+    A file may hold nothing but functions for `mask=predicate(...)` or `similarity=function(...)`, which register
+    themselves.
     """
     path = Path(file)
     name = f"attentune_plugin_{path.stem}"
@@ -48,7 +54,7 @@ def load_plugin(file: str | Path, registry: Registry) -> list[type[Mechanism]]:
     sys.modules[name] = module
     specification.loader.exec_module(module)
     values = _defined(module)
-    if not values and not any(rule.__module__ == name for rule in registered().values()):
+    if not values and not registers_by_name(name):
         raise SpecError(f"plugin {str(path)!r} defines no mechanism: a class that fills one slot and is not abstract")
     return [registry.register(value) for value in values]
 

@@ -15,7 +15,8 @@ from typing import ClassVar, Literal, TypeVar, final
 import torch
 from pydantic import field_validator
 
-from attentune.errors import SpecError, near
+from attentune.errors import SpecError
+from attentune.mechanisms._named import NamedFunctions
 from attentune.shapes import Bool, Tensor
 from attentune.spec.masks import Mask
 from attentune.spec.positions import Positions
@@ -23,7 +24,7 @@ from attentune.spec.positions import Positions
 Rule = Callable[[Tensor, Tensor], Tensor]
 RuleT = TypeVar("RuleT", bound=Rule)
 
-_rules: dict[str, Rule] = {}
+_rules: NamedFunctions[Rule] = NamedFunctions("predicate", "rule")
 
 
 def register(name: str) -> Callable[[RuleT], RuleT]:
@@ -39,14 +40,10 @@ def register(name: str) -> Callable[[RuleT], RuleT]:
     returns a boolean tensor, True where a query may see a key. A name belongs to one rule: `SpecError` where another
     has it. Defining the same function anew, as notebooks do, replaces it.
     """
-    if not name or not isinstance(name, str):
-        raise SpecError(f"a predicate is registered under a name, got {name!r}")
+    _rules.check_name(name)
 
     def keep(rule: RuleT) -> RuleT:
-        held = _rules.get(name)
-        if held is not None and _home(held) != _home(rule):
-            raise SpecError(f"predicate {name!r} is taken by {_home(held)}")
-        _rules[name] = rule
+        _rules.register(name, rule)
         return rule
 
     return keep
@@ -54,11 +51,7 @@ def register(name: str) -> Callable[[RuleT], RuleT]:
 
 def registered() -> dict[str, Rule]:
     """The rules by name."""
-    return dict(_rules)
-
-
-def _home(rule: Rule) -> str:
-    return f"{getattr(rule, '__module__', '?')}.{getattr(rule, '__qualname__', repr(rule))}"
+    return dict(_rules.held)
 
 
 @final
@@ -72,12 +65,7 @@ class Predicate(Mask):
     @field_validator("name")
     @classmethod
     def _is_registered(cls, name: str) -> str:
-        if name not in _rules:
-            hint = near(name, _rules) if _rules else "none is registered"
-            raise ValueError(
-                f"no rule is registered as {name!r}; {hint} (register it first, or name its file as plugin)"
-            )
-        return name
+        return _rules.check_known(name)
 
     def visible(self, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
         seen = _rules[self.name](query.position, key.position)
