@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from attentune.errors import SpecError
+from attentune.generation.generate import generate
+from attentune.generation.sampling import Sampling
 from attentune.kernels import Layout
 from attentune.layers.halting import Halting, Walk
 from attentune.mechanisms import layer, registry
 from attentune.models.build import build
+from attentune.models.checkpoint import load_model, save_model
 from attentune.models.decoder import Decoder
 from attentune.spec.codec import from_data, from_toml, json_schema, to_data, to_toml
 from attentune.spec.halting import HaltingSpec
@@ -327,3 +332,23 @@ def test_what_does_not_go_with_halting_is_refused(text: str, changes: dict[str, 
 def test_attention_maps_are_refused() -> None:
     with pytest.raises(SpecError, match="a token that halts has no attention in deeper layers"):
         halting()(tokens(1, 4), wanted=frozenset({"output", "weights"}))
+
+
+def test_it_writes_on_as_whole_rows_would() -> None:
+    model, ids = halting(), tokens(2, 6)
+    written = generate(model, ids, tokens=6, sampling=Sampling(greedy=True))
+    for place in range(6):
+        known = torch.cat([ids, written[:, :place]], 1)
+        assert torch.equal(model(known).logits[:, -1].argmax(-1), written[:, place])
+
+
+def test_it_comes_back_from_its_folder(tmp_path: Path) -> None:
+    model, ids = halting(), tokens(2, 9)
+    save_model(tmp_path / "model", model)
+    loaded = load_model(tmp_path / "model").model
+    assert loaded.spec == model.spec
+    found, expected = loaded(ids), model(ids)
+    assert torch.equal(found.logits, expected.logits)
+    assert found.depths is not None
+    assert expected.depths is not None
+    assert torch.equal(found.depths, expected.depths)

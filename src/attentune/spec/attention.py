@@ -43,6 +43,7 @@ class AttentionSpec(Frozen):
     The dataflow, with the slot that decides each step:
 
         heads       project x to q [B H Q D], k [B G K D], v [B G K V]
+        combine     (operand stage) mix v with an earlier layer's
         scores      (operand stage) normalise q and k
         position    (rotations) turn q and k
         similarity  s = f(q, k)                     [B H Q K]
@@ -54,7 +55,7 @@ class AttentionSpec(Frozen):
         normalizer  p = weights(s)
         head_mix    mix p across heads
                     o = p v                         [B H Q V]
-        combine     gate o ...
+        combine     gate o, subtract one map from another, add q ...
         heads       project o back to the model width
     """
 
