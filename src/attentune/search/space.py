@@ -238,23 +238,26 @@ class StudySpec(Frozen):
 
 
 def default_candidates(context: int) -> dict[str, tuple[str, ...]]:
-    """Every mechanism that makes sense for a causal language model of this context, at most four a slot."""
+    """What a causal language model of this context may well gain from, at most six a slot; any other is named by the user.
+
+    `configs/algebra.toml` names every mechanism.
+    """
     half, quarter = max(2, context // 2), max(2, context // 4)
     block = max(2, context // 8)
     return {
-        "scores": ("qk_norm", "residual_scores", "temperature", "soft_cap(30.0)"),
-        "normalizer": ("softmax_off_by_one", "entmax15"),
+        "scores": ("qk_norm", "residual_scores", "temperature", "soft_cap(30.0)", "adaptive_weight"),
+        "normalizer": ("softmax_off_by_one", "learned_sink", "entmax15"),
         "head_mix": ("talking_heads",),
-        "combine": ("gate", "gate(per=element)"),
+        "combine": ("gate", "gate(per=element)", "value_residual", "differential"),
         "heads": ("grouped",),
-        "position": ("learned", "rotary", "alibi", "t5"),
+        "position": ("learned", "rotary", "alibi", "t5", f"shaw({quarter})", "transformer_xl_relative"),
         "mask": (
             f"causal & window({half})",
             f"causal & window({quarter}); causal",
             f"causal & (window({quarter}) | sink(2))",
         ),
         "selector": (f"top_k_blocks({block}, 4)",),
-        "branches": ("lstm",),
+        "branches": ("lstm", "short_conv", "gated_delta", "layer_norm"),
         "memory": (f"transformer_xl({context})",),
     }
 
