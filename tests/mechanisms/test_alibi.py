@@ -37,8 +37,22 @@ def test_equals_a_bias_by_the_keys_position_alone_under_a_causal_softmax() -> No
     assert torch.allclose(attend(spec, q, k, v).output, p @ v, atol=1e-12)
 
 
-@pytest.mark.parametrize("heads", [1, 2, 3, 8, 12])
+@pytest.mark.parametrize("heads", [1, 2, 3, 8, 12, 16, 20])
 def test_bias_has_the_slope_of_its_head(heads: int) -> None:
     dims = sizes(attention(f"heads={heads}"))
-    bias = Alibi().bias({}, dims, places(1).as_queries(), places(0).as_keys(), torch.arange(heads)[:, None, None])
-    assert torch.allclose(-bias.flatten(), torch.tensor(slopes(heads)), rtol=1e-6)
+    query, key = places(1).as_queries(), places(0).as_keys()
+    bias = Alibi().bias({}, dims, query, key, torch.arange(heads)[:, None, None])
+    exact = torch.tensor(slopes(heads), dtype=torch.float64)
+    assert torch.allclose(-bias.flatten(), exact, rtol=1e-15, atol=0)
+    each = torch.stack([Alibi().bias({}, dims, query, key, torch.tensor(head)).flatten() for head in range(heads)])
+    assert torch.allclose(-each.flatten(), exact.float(), rtol=1e-6)  # as a kernel computes one score at a time
+
+
+@pytest.mark.parametrize("heads", [3, 16])
+def test_float64_scores_get_exact_slopes(heads: int) -> None:
+    spec = attention(f"heads={heads}, position=alibi, mask=causal")
+    q, k, v = operands(sizes(spec), 300, batch=1)
+    rising = torch.tensor(slopes(heads), dtype=torch.float64)[:, None, None] * torch.arange(300)
+    s = (q @ k.mT / 2 + rising).masked_fill(torch.ones(300, 300, dtype=torch.bool).triu(1), float("-inf"))
+    for kernel in ("reference", "sdpa"):
+        assert torch.allclose(attend(spec, q, k, v, kernel=kernel).output, s.softmax(-1) @ v, atol=1e-13), kernel

@@ -27,9 +27,11 @@ class Alibi(Bias):
 
     def bias(self, params: Params, dims: Dims, query: Positions, key: Positions, head: Int[Tensor, "..."]) -> Tensor:
         # The formula of `slopes`, elementwise: kernels compile this for one score at a time, and can hold no table.
-        power = 2 ** floor(log2(dims.heads))
-        finer = -4 * (2 * (head - power) + 1) / power
-        slope = torch.exp2(torch.where(head < power, -8 * (head + 1) / power, finer))
+        # For whole rows of scores the slopes are exact; one score at a time is computed in float32 anyway.
+        exact = torch.float32 if head.dim() == 0 or head.device.type == "mps" else torch.float64
+        power, h = 2 ** floor(log2(dims.heads)), head.to(exact)
+        finer = -4 * (2 * (h - power) + 1) / power
+        slope = torch.exp2(torch.where(head < power, -8 * (h + 1) / power, finer))
         return -slope * (query.position - key.position).abs()
 
 
