@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from attentune.errors import CheckpointError
+from attentune.kernels import Layout
 from attentune.models.published import bert, big_bird, longformer
 from attentune.shapes import Bool, Tensor
 from attentune.spec.masks import Mask, Or
 from attentune.spec.model import ModelSpec
 from attentune.spec.positions import Positions
-from models.published.comparing import assert_same, difference, published, rows, state_of
+from models.published.comparing import assert_equal, assert_same, difference, ours, published, rows, state_of
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -35,6 +36,18 @@ def test_bert(activation: str) -> None:
     spec = bert.spec(config.to_dict())
     assert str(spec.layers[0]) == "heads=4"
     assert_same(published(transformers.BertForMaskedLM, config), spec, bert.weights, rows(61, 2, 19))
+
+
+def test_padding_at_the_end_changes_nothing_before_it() -> None:
+    config = transformers.BertConfig(**SIZES)
+    model = published(transformers.BertForMaskedLM, config)
+    spec = bert.spec(config.to_dict())
+    ids, real = rows(61, 2, 19), torch.ones(2, 19, dtype=torch.bool)
+    real[1, 11:] = False
+    with torch.no_grad():
+        theirs = model(input_ids=ids, attention_mask=real).logits
+        logits = ours(spec, bert.weights(state_of(model), spec))(ids, Layout.padded(real)).logits
+    assert_equal("logits", logits[real], theirs[real])
 
 
 def test_the_names_of_the_first_bert_checkpoints_are_read() -> None:

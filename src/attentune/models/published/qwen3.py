@@ -26,7 +26,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     read.only("rms_norm_eps", 1e-6)  # that of qk_norm
     depth = read.size("num_hidden_layers")
     window = read.take("sliding_window", None) if read.flag("use_sliding_window", False) else None
-    first = read.size("max_window_layers", 28)  # layers from here on have the window, where no list says otherwise
+    first = read.take("max_window_layers", 28)  # layers from here on have the window, where no list says otherwise
     read.skip("sliding_window")
     by_layer = ["sliding_attention" if window and index >= first else "full_attention" for index in range(depth)]
     masks = {"full_attention": "causal", "sliding_attention": f"window({window})"}
