@@ -44,5 +44,5 @@ def test_enough_blocks_are_full_attention() -> None:
 
 
 def test_even_windows_are_refused() -> None:
-    with pytest.raises(SpecError, match="block_window: window counts .* it must be odd, got 4"):
+    with pytest.raises(SpecError, match=r"block_window: window counts .* it must be odd, got 4"):
         attention("heads=2, mask=block_window(4, 64)")
