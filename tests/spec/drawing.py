@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attentune.errors import SpecError
-from attentune.mechanisms import predicate, registry
+from attentune.mechanisms import function, predicate, registry
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.masks import Mask
 from attentune.spec.model import FeedForwardSpec, LayerSpec, ModelSpec
@@ -21,6 +21,11 @@ def squares(query: Tensor, key: Tensor) -> Tensor:
     return (query * query + 3 * key) % 5 < 2
 
 
+@function.register("nearness (a test)")
+def nearness(q: Tensor, k: Tensor) -> Tensor:
+    return -(q - k).abs().sum(-1)
+
+
 small = st.integers(1, 9)
 positive = st.floats(1e-6, 1e6, allow_nan=False)
 trees = st.lists(st.integers(0, 10**6), min_size=1, max_size=12).map(
@@ -33,6 +38,18 @@ heads = st.one_of(
         lambda n, g: make("heads", "grouped", heads=n * g, groups=g), st.sampled_from([1, 2]), st.sampled_from([1, 2])
     ),
     st.builds(lambda n, r: make("heads", "latent", heads=n, rank=r, rotary=4), st.sampled_from([1, 2]), small),
+    st.builds(
+        lambda n, r, asked, k, v: make(
+            "heads", "latent", heads=n, rank=r, rotary=4, query_rank=asked, key_width=k, value_width=v
+        ),
+        st.sampled_from([1, 2]),
+        small,
+        st.none() | small,
+        st.none() | small,
+        st.none() | small,
+    ),
+    st.builds(lambda w: make("heads", "single", head_width=w), st.sampled_from([None, 8])),
+    st.just(make("heads", "single", projected=False)),
 )
 plain_masks = st.one_of(
     st.sampled_from([make("mask", "causal"), make("mask", "full")]),
@@ -71,14 +88,49 @@ masks: st.SearchStrategy[Mask] = st.recursive(  # type: ignore[assignment]
 )
 similarities = st.one_of(
     st.builds(lambda scale: make("similarity", "scaled_dot", scale=scale), st.none() | positive),
-    st.just(make("similarity", "additive")),
+    st.sampled_from([make("similarity", kind) for kind in ("additive", "dot", "bilinear")]),
+    st.builds(lambda t, b: make("similarity", "cosine", tau=t, learned=b), positive, st.booleans()),
+    st.builds(lambda s, b: make("similarity", "gaussian", sigma=s, learned=b), st.none() | positive, st.booleans()),
+    st.just(make("similarity", "function", name="nearness (a test)")),
 )
+rotary_fields = st.fixed_dictionaries(
+    {
+        "base": st.floats(1.5, 1e6),
+        "fraction": st.sampled_from([0.5, 1.0]),
+        "pairs": st.sampled_from(["halves", "neighbours"]),
+    }
+)
+stretch = st.fixed_dictionaries({"factor": st.floats(1, 100), "context": st.integers(1, 10**5)})
 positions = st.one_of(
     st.none(),
     st.just(make("position", "alibi")),
+    st.builds(lambda fields: make("position", "rotary", **fields), rotary_fields),
     st.builds(
-        lambda b, f: make("position", "rotary", base=b, fraction=f), st.floats(1.5, 1e6), st.sampled_from([0.5, 1.0])
+        lambda f, fields: make("position", "rotary_linear", factor=f, **fields), st.floats(1, 100), rotary_fields
     ),
+    st.builds(
+        lambda s, fields: make("position", "rotary_ntk", **{**fields, **s, "fraction": 1.0}), stretch, rotary_fields
+    ),
+    st.builds(
+        lambda s, fields, slow, more, cut, m: make(
+            "position", "rotary_yarn", **fields, **s, beta_fast=slow + more, beta_slow=slow, truncate=cut, **m
+        ),
+        stretch,
+        rotary_fields,
+        st.floats(0.1, 10),
+        st.floats(0.1, 10),
+        st.booleans(),
+        st.sampled_from([{}, {"attention_factor": 0.7}, {"mscale": 1.0, "mscale_all_dim": 0.5}]),
+    ),
+    st.builds(
+        lambda s, fields, low, more: make("position", "rotary_llama3", **fields, **s, low=low, high=low + more),
+        stretch,
+        rotary_fields,
+        st.floats(0.1, 10),
+        st.floats(0.1, 10),
+    ),
+    st.builds(lambda n, b: make("position", "shaw", distance=n, on_values=b), small, st.booleans()),
+    st.just(make("position", "transformer_xl_relative")),
     st.builds(
         lambda n, b: make("position", "t5", buckets=8 * n, max_distance=64 * n, bidirectional=b), small, st.booleans()
     ),
