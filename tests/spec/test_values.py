@@ -192,3 +192,8 @@ def test_layers_of_mixers_and_of_attention_alternate() -> None:
     assert [attention.heads.heads for attention in spec.attentions] == [2]
     with pytest.raises(SpecError, match="share=position needs a position"):
         ModelSpec(vocab_size=5, width=8, layers=(layer("branches=lstm"),), share=("position",))
+
+
+def test_the_text_of_one_slot_may_not_name_another() -> None:
+    with pytest.raises(SpecError, match=r"mask: expected one value, got 'causal, heads=3', which says mask, heads"):
+        from_data(AttentionSpec, {"heads": "2", "mask": "causal, heads=3"}, registry)

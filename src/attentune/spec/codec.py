@@ -72,7 +72,10 @@ def mechanism_from_data(slot: str, data: Any, registry: Registry) -> Any:
     if isinstance(data, Mechanism) or data is None:
         return data
     if isinstance(data, str | int) and not isinstance(data, bool):
-        return parse_slot(slot, split(f"{slot}={data}", tuple(SLOTS))[slot], registry)
+        found = split(f"{slot}={data}", tuple(SLOTS))
+        if len(found) > 1:
+            raise SpecError(f"{slot}: expected one value, got {data!r}, which says {', '.join(found)}")
+        return parse_slot(slot, found[slot], registry)
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise SpecError(f"{slot}: expected text or a table with kind = ..., got {data!r}")
     value = registry.find(slot, data["kind"])
