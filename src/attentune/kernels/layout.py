@@ -71,7 +71,12 @@ class Layout:
 
     def with_prefix(self, prefix: Int[Tensor, "B"]) -> Layout:
         """The same layout, with the length of each row's prefix for a prefix mask."""
-        query, key = (replace(p, prefix=prefix[:, None].expand(-1, p.index.shape[-1])) for p in (self.query, self.key))
+
+        def told(places: Positions) -> Positions:
+            own = places.map(lambda tensor: tensor.expand(len(prefix), -1))  # rows differ from here on
+            return replace(own, prefix=prefix[:, None].expand(own.index.shape))
+
+        query, key = told(self.query), told(self.key)
         kind = LayoutKind.PADDED if self.kind is LayoutKind.PLAIN else self.kind
         return Layout(kind, query, key)
 

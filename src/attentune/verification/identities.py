@@ -30,13 +30,14 @@ class Side:
         self.dtype = dtype
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.q, self.k, self.v = (
-                t.to(dtype) for t in inputs.operands(self.dims, inputs.LENGTH, inputs.LENGTH)
-            )
+            self.q, self.k, self.v = (t.to(dtype) for t in inputs.operands(self.dims, inputs.LENGTH, inputs.LENGTH))
             drawn = inputs.slot_parameters(self.spec, self.dims)
         self.params = {
             slot: [
-                {name: torch.full_like(t, given[name]).to(dtype) if name in given else t.to(dtype) for name, t in one.items()}
+                {
+                    name: torch.full_like(t, given[name]).to(dtype) if name in given else t.to(dtype)
+                    for name, t in one.items()
+                }
                 for one in held
             ]
             for slot, held in drawn.items()
@@ -170,8 +171,6 @@ PAIRS: dict[str, tuple[tuple[str, Identity], ...]] = {
     ),
     "top_k": (equal(f"{PLAIN}, normalizer=top_k({BEYOND})", PLAIN),),
     "rotary": (("moving every position by 1000 changes nothing", _only_distances_turn("rotary")),),
-    "rotary_linear": (
-        ("moving every position by 1000 changes nothing", _only_distances_turn("rotary_linear(2.0)")),
-    ),
+    "rotary_linear": (("moving every position by 1000 changes nothing", _only_distances_turn("rotary_linear(2.0)")),),
 }
 IDENTITIES: dict[str, dict[str, Identity]] = {kind: dict(held) for kind, held in PAIRS.items()}

@@ -15,7 +15,7 @@ from attentune.spec.attention import AttentionSpec
 from attentune.spec.mechanism import Mechanism
 from attentune.spec.model import LayerSpec
 from attentune.spec.slots import Mixer
-from attentune.verification.examples import COMBINATIONS, CONTEXTS, examples, layers
+from attentune.verification.examples import COMBINATIONS, examples, layers
 from attentune.verification.identities import IDENTITIES
 from attentune.verification.inputs import EVERYTHING, LAYOUTS
 
@@ -125,9 +125,9 @@ def _across(item: Item, slot: str) -> Item:
         return replace(item, refusal="a mixer carries a state along one sequence: it has no other to look at")
     spec = item.layer.cross or item.layer.attention
     assert isinstance(spec, AttentionSpec)
-    if slot != "mask" and str(spec.mask) == str(read_layer(CONTEXTS[0]).attention.mask):  # type: ignore[union-attr]
-        spec = spec.replace(mask=EVERYTHING)
     try:
+        if slot != "mask" and spec.mask.kind == "causal":
+            spec = spec.replace(mask=EVERYTHING)
         layer = LayerSpec(attention=CROSS, cross=spec)
     except SpecError as refusal:
         return replace(item, refusal=str(refusal))
