@@ -56,6 +56,12 @@ def test_a_mechanism_is_described_by_its_file() -> None:
     assert entry["learns"] == {}
 
 
+def test_what_cannot_be_chosen_is_no_option() -> None:
+    entry = describe(registry.find("heads", "single"))
+    assert [option["name"] for option in entry["options"]] == ["head_width", "projected"]
+    assert entry["learns"] == {"qkv": [3 * 512, 512], "out": [512, 512]}
+
+
 def test_learned_tensors_have_their_shapes() -> None:
     assert describe(registry.find("position", "t5"))["learns"] == {"table": [32, 8]}
     assert describe(registry.find("heads", "multi_query"))["learns"] == {"qkv": [512 + 2 * 64, 512], "out": [512, 512]}

@@ -42,7 +42,7 @@ def describe(value: type[Mechanism]) -> dict[str, Any]:
                 "default": None if field.is_required() else field.default,
             }
             for name, field in value.model_fields.items()
-            if name != "kind"
+            if name != "kind" and not _is_constant(field.annotation)
         ],
         "learns": _learns(value),
     }
@@ -64,13 +64,18 @@ def type_name(annotation: Any) -> str:
     return annotation.__name__ if inspect.isclass(annotation) else str(annotation)
 
 
+def _is_constant(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
+
+
 def _learns(value: type[Mechanism]) -> dict[str, list[int]] | None:
     if value.parameters is Mechanism.parameters:
         return {}
     head = WIDTH // HEADS
     dims = Dims(width=WIDTH, heads=HEADS, groups=HEADS, head_width=head, value_width=head, source_width=WIDTH)
     try:
-        made = value(heads=HEADS) if issubclass(value, Heads) else value()  # type: ignore[call-arg]
+        counts = issubclass(value, Heads) and value.model_fields["heads"].is_required()
+        made = value(heads=HEADS) if counts else value()  # type: ignore[call-arg]
         if isinstance(made, Heads):
             dims = made.dims(width=WIDTH, source_width=WIDTH, depth=1, bias=False, cross=False)
         tensors = made.parameters(dims)
