@@ -1,0 +1,128 @@
+"""Recall from context, by attention and by what competes with it: a table over three seeds.
+
+Multi-query associative recall (arXiv:2312.04927), as `attentune evaluate --suite recall` trains it: vocabulary 256,
+rows of 64 tokens, width 64, no MLP, learned positions, 10,000 examples, at most 24 epochs. Finished trainings are kept
+in the folder, so that the same command goes on where it was stopped.
+
+    python benchmarks/recall.py [--jobs 2] [--out runs/recall] [--only "linear"] [--seeds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from attentune.evaluation.suites import read_suite
+from attentune.mechanisms import layer
+from attentune.models.storage import atomic_write
+from attentune.training.suite import Setting, SuiteResult, run_suite
+
+ATTENTION = "heads=1, mask=causal"
+RATES = (1e-3, 3e-3, 6e-3, 1e-2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: layers on a suite, the learning rates to choose from, and what is to come out."""
+
+    name: str
+    suite: str
+    layers: str
+    depth: int
+    least: float = 0.0
+    most: float = 1.0
+    rates: tuple[float, ...] = ()
+
+
+TABLE = (
+    Row("2 attention layers", "recall", ATTENTION, 2, least=0.99),
+    Row("1 attention layer", "recall", ATTENTION, 1, most=0.35),
+    Row("2 layers, window 8", "recall", "heads=1, mask=causal & window(8)", 2, most=0.5),
+    Row("2 x (conv 3, window 8)", "recall", "branches=short_conv(3); heads=1, mask=causal & window(8)", 4, most=0.5),
+    Row("conv 3, 1 attention layer", "recall", f"branches=short_conv(3); {ATTENTION}", 2, least=0.99),
+    Row("2 attention layers", "recall(pairs=16)", ATTENTION, 2, least=0.99),
+    Row("2 linear attention", "recall(pairs=16)", "branches=linear_attention", 2, most=0.8, rates=RATES),
+    Row("2 delta rule", "recall(pairs=16)", "branches=gated_delta(gate=false, output_gate=false)", 2),
+)
+ABOVE = ("2 delta rule", "2 linear attention")  # the first is to be above the second
+
+
+def measured(row: Row, arguments: argparse.Namespace) -> SuiteResult:
+    task = read_suite(row.suite)
+    recipe = task.recipe.replace(depth=row.depth)
+    setting = Setting.of(task, [layer(text.strip()) for text in row.layers.split(";")], recipe)
+
+    def told(share: float, note: str) -> None:
+        print(f"\r{row.name}, {task.name}: {share:4.0%} {note:<60}", end="", file=sys.stderr, flush=True)
+
+    return run_suite(
+        setting,
+        seeds=range(arguments.seeds),
+        learning_rates=row.rates,
+        folder=arguments.out,
+        jobs=arguments.jobs,
+        progress=told,
+    )
+
+
+def line(row: Row, result: SuiteResult) -> str:
+    pairs = result.setting.task.pairs
+    seeds = " ".join(f"{cell.score.accuracy:.3f}" for cell in result.best)
+    epochs = " ".join(f"{cell.epochs}" for cell in result.best)
+    bound = f">= {row.least:g}" if row.least else f"<= {row.most:g}" if row.most < 1 else ""
+    met = ("yes" if row.least <= result.accuracy <= row.most else "NO") if bound else ""
+    seconds = sum(cell.seconds for cell in result.cells)
+    return (
+        f"| {pairs} | {row.name} | {result.accuracy:.3f} ± {result.spread:.3f} | {seeds} | {epochs} | "
+        f"{result.learning_rate:g} | {bound} | {met} | {result.cells[0].parameters:,} | {seconds:.0f} |"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each in a process with one thread")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/recall"), help="folder of finished trainings and table.md"
+    )
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    arguments = parser.parse_args()
+    begun = time.perf_counter()
+    lines = [
+        "| pairs | layers | accuracy | seeds | epochs | learning rate | expected | met | parameters | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    found: dict[str, SuiteResult] = {}
+    met = True
+    for row in TABLE:
+        if arguments.only not in row.name:
+            continue
+        found[row.name] = result = measured(row, arguments)
+        met = met and row.least <= result.accuracy <= row.most
+        lines.append(line(row, result))
+        print(f"\r{lines[-1]:<80}", file=sys.stderr)
+    if all(name in found for name in ABOVE):
+        higher, lower = (found[name].accuracy for name in ABOVE)
+        met = met and higher > lower
+        lines += ["", f"{ABOVE[0]} above {ABOVE[1]}: {higher:.3f} > {lower:.3f}: {'yes' if higher > lower else 'NO'}"]
+    for name, result in found.items():
+        tried = [cell for cell in result.cells if cell.seed == 0]
+        if len(tried) > 1:
+            rates = ", ".join(f"{cell.learning_rate:g}: {cell.score.accuracy:.3f}" for cell in tried)
+            lines += ["", f"{name}, seed 0 at each learning rate: {rates}"]
+    minutes = (time.perf_counter() - begun) / 60
+    machine = f"torch {torch.__version__}, {platform.machine()}"
+    lines += ["", f"{machine}, {arguments.jobs} trainings at a time, {minutes:.1f} minutes"]
+    print("\n".join(lines))
+    atomic_write(arguments.out / "table.md", "\n".join(lines) + "\n")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
