@@ -72,11 +72,13 @@ class GatedDelta(LinearMixer):
         if not self.conv:
             q, k, v = silu(q), silu(k), silu(v)
         q, k = normalize(q, dim=-1, eps=1e-6), normalize(k, dim=-1, eps=1e-6)
-        beta = torch.sigmoid(linear(x.to(q.dtype), params["beta"].to(q.dtype))).transpose(1, 2)  # [B H T]
+        side = x.to(q.dtype)
+        beta = torch.sigmoid(linear(side, params["beta"].to(q.dtype)).transpose(1, 2).contiguous())  # [B H T]
         decay = None
         if self.gate:
-            step = softplus(linear(x.to(q.dtype), params["decay"].to(q.dtype), params["step"].to(q.dtype)))
-            decay = (-params["rate"].to(q.dtype).exp() * step).transpose(1, 2)
+            speed = linear(side, params["decay"].to(q.dtype), params["step"].to(q.dtype))
+            speed = softplus(speed.transpose(1, 2).contiguous())  # [B H T]
+            decay = -params["rate"].to(q.dtype).exp()[:, None] * speed
         if valid is not None:
             k = k.masked_fill(~valid[:, None, :, None], 0.0)
             decay = None if decay is None else decay.masked_fill(~valid[:, None], 0.0)

@@ -15,7 +15,7 @@ from typing import Literal, final
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch.nn.functional import group_norm, linear, silu
+from torch.nn.functional import layer_norm, linear, silu
 
 from attentune.errors import SpecError
 from attentune.mechanisms._linear_mixer import LinearMixer
@@ -24,6 +24,8 @@ from attentune.mechanisms.rotary import Rotary
 from attentune.shapes import Bool, Float, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, constant, normal
 from attentune.spec.positions import Positions
+
+ROTARY = Rotary()
 
 
 @final
@@ -81,9 +83,9 @@ class Retention(LinearMixer):
         if starts is not None:
             origin = torch.where(starts, seen - real, origin).cummax(1).values  # the last start counts
         after = seen - origin  # [B T], real tokens of the document so far
-        rotary, place = Rotary(), after - 1
-        table = rotary.table(q.shape[-1], Positions(index=place, position=place), q.dtype)
-        q, k = rotary.rotate(q, table) * q.shape[-1] ** -0.5, rotary.rotate(k, table)
+        place = after - 1
+        table = ROTARY.table(q.shape[-1], Positions(index=place, position=place), q.dtype)
+        q, k = ROTARY.rotate(q, table) * q.shape[-1] ** -0.5, ROTARY.rotate(k, table)
         decay = torch.tensor(self.log_decays(), dtype=q.dtype, device=q.device)[:, None]  # [H 1]
         if valid is None:
             decay = decay.expand(1, -1, x.shape[1])
@@ -92,13 +94,9 @@ class Retention(LinearMixer):
         return Tokens(q, k, v, decay, starts=starts), {"position": after[:, -1:]}
 
     def write(self, params: Params, x: Float[Tensor, "B T E"], o: Float[Tensor, "B H T W"]) -> Float[Tensor, "B T HV"]:
-        o = o.transpose(1, 2).flatten(2)
-        bias = params.get("norm_bias")
-        normed = group_norm(
-            o.flatten(0, 1),
-            self.heads,
-            params["norm"].to(o.dtype),
-            None if bias is None else bias.to(o.dtype),
-            1e-5,
-        )
-        return normed.view_as(o) * silu(linear(x, params["gate"])).to(o.dtype)
+        normed = (
+            layer_norm(o, o.shape[-1:], eps=1e-5).transpose(1, 2).flatten(2) * params["norm"]
+        )  # each head's columns
+        if "norm_bias" in params:
+            normed = normed + params["norm_bias"]
+        return normed * silu(linear(x, params["gate"])).to(o.dtype)
