@@ -153,3 +153,15 @@ def test_editors_get_a_schema(capsys: pytest.CaptureFixture[str], what: str, val
 def test_a_schema_is_of_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mechanisms", "rotary", "--schema", "run"]) == 2
     assert "leave out names" in capsys.readouterr().err
+
+
+def test_what_belongs_to_the_model_is_listed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mechanisms", "--json", "sinusoidal", "halting"]) == 0
+    sinusoidal, halting = json.loads(capsys.readouterr().out)
+    assert (sinusoidal["slot"], sinusoidal["paper"]) == ("model.position", "arXiv:1706.03762")
+    assert "10000^(2i / E)" in sinusoidal["formula"]
+    assert [option["name"] for option in halting["options"]] == ["weight", "epsilon", "bias"]
+    assert main(["mechanisms"]) == 0
+    listed = capsys.readouterr().out
+    assert "model.position=learned" in listed
+    assert "p_l = sigmoid(w . h_l + b)" in listed

@@ -9,8 +9,10 @@ from textwrap import dedent, fill, indent
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from attentune.errors import AttentuneError
+from attentune.spec.halting import HaltingSpec
 from attentune.spec.mechanism import Dims, Mechanism
 from attentune.spec.slots import Heads
+from attentune.spec.value import Frozen
 
 PAPER = re.compile(r"\s*\(([^()]*arXiv:[^()]*)\)")
 WIDTH, HEADS = 512, 8  # the sizes at which the learned tensors are shown
@@ -34,18 +36,59 @@ def describe(value: type[Mechanism]) -> dict[str, Any]:
         "paper": "; ".join(PAPER.findall(title)),
         "formula": "\n".join(dedent(part) for part in paragraphs if part.startswith("    ")),
         "notes": " ".join(" ".join(part.split()) for part in paragraphs if not part.startswith("    ")),
-        "options": [
-            {
-                "name": name,
-                "type": type_name(field.annotation),
-                "required": field.is_required(),
-                "default": None if field.is_required() else field.default,
-            }
-            for name, field in value.model_fields.items()
-            if name != "kind" and not _is_constant(field.annotation)
-        ],
+        "options": _options(value),
         "learns": _learns(value),
     }
+
+
+def of_the_model() -> list[dict[str, Any]]:
+    """What is said of a model and not of an attention, in the form of `describe`."""
+    halting, _, rest = (inspect.getdoc(inspect.getmodule(HaltingSpec)) or "").partition("\n")
+    parts = [part for part in re.split(r"\n\s*\n", rest.strip("\n")) if part.strip()]
+    added = {
+        "none": ("Nothing is added to the embeddings", "", "", ""),
+        "sinusoidal": (
+            "Sines and cosines added to the embeddings",
+            "PE(p, 2i) = sin(p / 10000^(2i / E)),    PE(p, 2i + 1) = cos(p / 10000^(2i / E))",
+            "arXiv:1706.03762",
+            "",
+        ),
+        "learned": (
+            "A learned vector for each position, added to the embeddings",
+            "x_p = embedding(token) + W[p]",
+            "arXiv:1705.03122",
+            "Ends at the model's context.",
+        ),
+    }
+    entries: list[dict[str, Any]] = [
+        {"slot": "model.position", "kind": kind, "title": title, "formula": formula, "paper": paper, "notes": notes}
+        for kind, (title, formula, paper, notes) in added.items()
+    ]
+    entries.append(
+        {
+            "slot": "model.halting",
+            "kind": "halting",
+            "title": halting.rstrip("."),
+            "formula": "\n".join(dedent(part) for part in parts if part.startswith("    ")),
+            "paper": "arXiv:1603.08983; arXiv:2112.07658",
+            "notes": " ".join(" ".join(part.split()) for part in parts if not part.startswith("    ")),
+            "options": _options(HaltingSpec),
+        }
+    )
+    return [{"summary": "", "options": [], "stage": "model", "learns": None, **entry} for entry in entries]
+
+
+def _options(value: type[Frozen]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "type": type_name(field.annotation),
+            "required": field.is_required(),
+            "default": None if field.is_required() else field.default,
+        }
+        for name, field in value.model_fields.items()
+        if name != "kind" and not _is_constant(field.annotation)
+    ]
 
 
 def type_name(annotation: Any) -> str:
@@ -90,7 +133,7 @@ def as_text(entry: dict[str, Any]) -> str:
         "paper": entry["paper"],
         "stage": entry["stage"],
         "options": ", ".join(_option(option) for option in entry["options"]) or "none",
-        "learns": _learned(entry["learns"]),
+        "learns": "" if entry["stage"] == "model" else _learned(entry["learns"]),
     }
     table = [
         fill(text, COLUMNS, initial_indent=f"  {name:<8} ", subsequent_indent=" " * 11)
@@ -98,7 +141,7 @@ def as_text(entry: dict[str, Any]) -> str:
         if text
     ]
     blocks = [
-        f"{entry['slot']}={entry['kind']}\n" + _paragraph(f"{entry['title']}. {entry['summary']}"),
+        f"{entry['slot']}={entry['kind']}\n" + _paragraph(f"{entry['title']}. {entry['summary']}".strip()),
         indent(entry["formula"], " " * 6),
         _paragraph(entry["notes"]),
         "\n".join(table),

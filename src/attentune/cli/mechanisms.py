@@ -29,7 +29,7 @@ Schema = Annotated[Described | None, tyro.conf.arg(name="schema"), Field(alias="
 
 
 class Options(CommandOptions):
-    """List the mechanisms that an attention can be made of, with formula, paper, slot, stage and parameters.
+    """List what an attention, and the model around it, can be made of: formula, paper, slot, stage and parameters.
 
     With --draw, show what a mask lets each query see.
     """
@@ -46,7 +46,7 @@ class Options(CommandOptions):
 
 def run(options: Options) -> int:
     """Print the mechanisms that were asked for."""
-    from attentune.cli.catalogue import as_text, describe
+    from attentune.cli.catalogue import as_text, describe, of_the_model
     from attentune.mechanisms import load_plugin, registry
 
     if options.plugin is not None:
@@ -67,10 +67,12 @@ def run(options: Options) -> int:
         registry.kinds(options.slot)
         found = [value for value in found if value.slot == options.slot]
     names = {name.replace("-", "_") for name in options.names}
-    known = {value.model_fields["kind"].default for value in found}
+    model = of_the_model() if options.slot is None else []
+    known = {value.model_fields["kind"].default for value in found} | {entry["kind"] for entry in model}
     for name in sorted(names - known):
         raise SpecError(f"unknown mechanism {name!r}; {near(name, known)}")
     described = [describe(value) for value in found if not names or value.model_fields["kind"].default in names]
+    described += [entry for entry in model if not names or entry["kind"] in names]
     if options.json_:
         print_json(described)
     else:
