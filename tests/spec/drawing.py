@@ -184,16 +184,21 @@ def models(draw: st.DrawFn) -> ModelSpec:
         LayerSpec(attention=one.replace(memory=None, scores=()), branches=branches, cross=cross)
         for one in draw(st.lists(attentions(), min_size=1, max_size=2))
     )
+    plain, gated = ["gelu", "gelu_tanh", "relu", "relu2", "silu", "none"], ["swiglu", "geglu", "geglu_tanh"]
+    network = draw(st.sampled_from(plain + gated))
     return ModelSpec(
         vocab_size=draw(small),
         width=16,
         depth=draw(st.integers(2, 5)),
         layers=several,
-        feed_forward=FeedForwardSpec(
-            name=draw(st.sampled_from(["gelu", "relu2", "swiglu", "none"])), hidden=draw(st.none() | small)
-        ),
+        feed_forward=FeedForwardSpec(name=network, hidden=draw(st.none() | small)),
         norm=draw(st.sampled_from(["layer", "rms", "batch"])),
         dropout=draw(st.floats(0, 0.99)),
+        norm_epsilon=draw(st.none() | st.floats(1e-12, 0.5)),
+        embedding_norm=draw(st.booleans()),
+        head_transform=draw(st.booleans()) and network != "none",
+        head_bias=draw(st.booleans()),
+        logit_factor=draw(st.none() | positive),
         logit_soft_cap=draw(st.none() | positive),
         tie_embeddings=draw(st.booleans()),
     )
