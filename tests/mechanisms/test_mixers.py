@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from attentune.mechanisms.short_conv import ShortConv
 from attentune.spec.slots import Mixer
 from attentune.spec.text import format_value
 from mechanisms.mixing import after_some, assert_same, begin, dims, gradients, random_parameters
+from unchecked import run_without_shape_checks
 
 WIDTH = 8
 MIXERS: list[Mixer] = [
@@ -198,3 +201,7 @@ def test_an_unknown_form_is_an_error(mixer: Mixer) -> None:
     with pytest.raises(SpecError, match=f"^{mixer.kind} has no form 'chunky'; .*known: auto"):
         mixer.mix(params, torch.zeros(1, 1, WIDTH, dtype=torch.float64), begin(mixer, WIDTH, 1), None, None, "chunky")
     assert mixer.preferred(1) in mixer.forms and mixer.preferred(100) in mixer.forms
+
+
+def test_compiled() -> None:
+    run_without_shape_checks(Path(__file__).parent / "compiled_mixers.py", at_least=5)

@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch.nn.functional import elu, pad
+from torch.nn.functional import pad, relu
 
 from attentune.mechanisms._linear_mixer import LinearMixer
 from attentune.mechanisms._matrix_state import Tokens, accumulating
@@ -57,7 +57,7 @@ class LinearAttention(LinearMixer):
     ) -> tuple[Tokens, dict[str, Tensor]]:
         v = pad(v, (0, 1), value=1.0)
         if self.features == "elu":
-            return Tokens(elu(q) + 1, _real(elu(k) + 1, valid), v, starts=starts), {}
+            return Tokens(_elu_plus_one(q), _real(_elu_plus_one(k), valid), v, starts=starts), {}
         w = random_directions(self.directions, q.shape[-1], self.seed, q.detach())
         q, k = (_exponents(side, w) for side in (q, k))
         # y does not change when all f(q_i), or all f(k_j) and the state, are scaled: the largest so far becomes 1.
@@ -83,6 +83,11 @@ class LinearAttention(LinearMixer):
 def _real(k: Float[Tensor, "B H T D"], valid: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B H T D"]:
     """Keys without those of padding, which the state and its normaliser shall not hold."""
     return k if valid is None else k.masked_fill(~valid[:, None, :, None], 0.0)
+
+
+def _elu_plus_one(x: Float[Tensor, "B H T D"]) -> Float[Tensor, "B H T D"]:
+    """x + 1 where x > 0, exp(x) elsewhere; the compiler mistakes the strides of the gradient of torch's own elu."""
+    return relu(x) + x.clamp(max=0.0).exp()
 
 
 def _exponents(x: Float[Tensor, "B H T D"], w: Float[Tensor, "M D"]) -> Float[Tensor, "B H T M"]:
