@@ -31,5 +31,5 @@ def test_every_head_has_a_network_of_its_own() -> None:
 
 
 def test_rotary_is_refused_because_it_needs_an_inner_product() -> None:
-    with pytest.raises(SpecError, match="only an inner product turns into relative positions"):
+    with pytest.raises(SpecError, match="makes relative positions only of what depends on their lengths"):
         attention("heads=2, similarity=additive, position=rotary")

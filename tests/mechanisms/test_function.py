@@ -122,5 +122,5 @@ def test_what_it_returns_is_checked() -> None:
 
 
 def test_rotary_is_refused_because_nothing_says_that_it_is_an_inner_product() -> None:
-    with pytest.raises(SpecError, match="only an inner product turns into relative positions"):
+    with pytest.raises(SpecError, match="makes relative positions only of what depends on their lengths"):
         attention("heads=1, similarity=function(manhattan), position=rotary")

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from attentune.errors import SpecError
+from attentune.kernels.layout import Layout, LayoutKind
+from attentune.layers.attention import Attention
 from attentune.mechanisms import attention
 from attentune.mechanisms.gaussian import Gaussian
+from attentune.spec.positions import Positions
 from kernels.attending import attend, operands, parameters, sizes
 
 
@@ -54,3 +57,14 @@ def test_each_head_learns_its_width() -> None:
 def test_sigma_is_positive() -> None:
     with pytest.raises(SpecError, match=r"gaussian.sigma: .*greater than 0, got -1"):
         Gaussian(sigma=-1.0)
+
+
+def test_turned_by_rotary_positions_only_their_differences_matter() -> None:
+    layer = Attention(attention("heads=2, similarity=gaussian, position=rotary, mask=causal"), width=8).double()
+    x = torch.randn(1, 6, 8, dtype=torch.float64)
+    far = Positions.arange(6, start=1000)
+    near = layer(x, Layout.plain(6)).y
+    assert torch.allclose(layer(x, Layout(LayoutKind.PLAIN, far, far)).y, near, atol=1e-9)
+    plain = Attention(attention("heads=2, similarity=gaussian, mask=causal"), width=8).double()
+    plain.load_state_dict(layer.state_dict())
+    assert not torch.allclose(plain(x, Layout.plain(6)).y, near, atol=1e-6)

@@ -68,4 +68,4 @@ def sinusoid(place: Int[Tensor, "B T"], width: int) -> Float[Tensor, "B T E"]:
     """sin(p / 10000^(2i/E)) at column 2i, cos(p / 10000^(2i/E)) at column 2i + 1."""
     pairs = torch.arange(0, width, 2, device=place.device, dtype=torch.float64) / width
     angle = place[..., None] * 10000.0**-pairs
-    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :width].float()
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :width]

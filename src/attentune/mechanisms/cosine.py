@@ -7,7 +7,7 @@ Scores stay within 1 / tau however long queries and keys grow. A vector of zeros
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ class Cosine(Similarity):
     """The cosine of the angle between query and key, over a temperature."""
 
     kind: Literal["cosine"] = "cosine"
+    by_angle: ClassVar[bool] = True
     tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     learned: bool = True
 

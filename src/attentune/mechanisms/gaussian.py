@@ -9,7 +9,7 @@ divided by sqrt(D) as in the scaled dot product.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -24,6 +24,7 @@ class Gaussian(Similarity):
     """Scores fall with the square of the distance between query and key."""
 
     kind: Literal["gaussian"] = "gaussian"
+    by_angle: ClassVar[bool] = True
     sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # None: head width ^ (1/4)
     learned: bool = False
 

@@ -94,10 +94,11 @@ class AttentionSpec(Frozen):
         kinds = [score.kind for score in self.scores]
         if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
             raise ValueError(f"scores holds {', '.join(sorted(twice))} more than once")
-        if not self.is_inner_product and isinstance(self.position, Rotation):
+        turnable = self.is_inner_product or self.similarity.by_angle
+        if not turnable and isinstance(self.position, Rotation):
             raise ValueError(
-                f"position={self.position.kind} turns q and k, which only an inner product turns into relative "
-                f"positions; similarity={self.similarity.kind} is none"
+                f"position={self.position.kind} turns q and k, which makes relative positions only of what depends on "
+                f"their lengths and inner product; similarity={self.similarity.kind} does not"
             )
         operand = next((score.kind for score in self.scores if isinstance(score, OperandScore)), None)
         if operand is not None and not self.heads.keeps_keys:

@@ -70,6 +70,7 @@ class Similarity(Mechanism):
 
     slot: ClassVar[str] = "similarity"
     stage: ClassVar[Stage] = Stage.SIMILARITY
+    by_angle: ClassVar[bool] = False  # of |q|, |k| and q.k alone: what turns q and k together leaves s as it is
 
     @abstractmethod
     def scores(
