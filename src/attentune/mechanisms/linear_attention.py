@@ -121,9 +121,7 @@ def _drawn(count: int, width: int, seed: int) -> Tensor:
     groups = -(-count // width)
     normals = torch.randn(groups, width, width, generator=generator, dtype=torch.float64)
     orthogonal, triangle = torch.linalg.qr(normals)
-    orthogonal = (
-        orthogonal * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None]
-    )  # signs that QR does not choose
+    orthogonal = orthogonal * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # signs that QR does not choose
     lengths = torch.randn(groups, width, width, generator=generator, dtype=torch.float64).norm(dim=-1)
     directions: Tensor = (orthogonal.transpose(-1, -2) * lengths[..., None]).flatten(0, 1)
     return directions[:count]
