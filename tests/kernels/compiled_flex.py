@@ -8,10 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attentune.kernels import KERNELS, Call
 from attentune.mechanisms import attention
-from kernels.attending import operands, parameters, sizes
-from kernels.test_contract import LENGTH, NEWEST, make_layout, make_request
+from attentune.verification.kernel_checks import KernelCase, exact, padding_is_inert
 
 RICH = "heads=4/2, mask=causal & (window(3) | sink(1)), position=alibi, scores=temperature + soft_cap(2.0)"
 NOTHING_SEEN = "heads=2, mask=~causal, position=alibi"
@@ -32,27 +30,12 @@ EVERY = [(text, layout, dtype) for text in TEXTS for layout in LAYOUTS for dtype
 
 
 def check(text: str, layout: str, dtype: torch.dtype) -> None:
-    spec = attention(text)
-    dims = sizes(spec)
-    assert KERNELS["flex"].supports(make_request(spec, layout, dtype, needs_grad=False)) == ()
-    q, k, v = operands(dims, NEWEST if layout == "cached" else LENGTH, LENGTH, dtype=torch.bfloat16)
-    params = parameters(spec, dims, torch.bfloat16)
-
-    def run(kernel: str, kind: torch.dtype) -> torch.Tensor:
-        own = {  # learned tensors keep their wish for a gradient: a module's do, also where none is computed
-            slot: [{name: t.detach().to(kind).requires_grad_() for name, t in one.items()} for one in held]
-            for slot, held in params.items()
-        }
-        made = make_layout(layout)
-        inputs = [t.detach().to(kind) for t in (q, k, v)]
-        if kernel == "flex" and made.key.valid is not None:
-            inputs = [t.masked_fill(~made.key.valid[:, None, :, None], float("nan")) for t in inputs]
-        with torch.no_grad():
-            return KERNELS[kernel].run(Call(spec, dims, own, *inputs, made)).output.double()
-
-    exact, plain, found = run("reference", torch.float64), run("reference", dtype), run("flex", dtype)
-    allowed = 2 * (plain - exact).abs().max() + 4 * torch.finfo(dtype).eps * exact.abs().max()
-    assert (found - exact).abs().max() <= allowed
+    case = KernelCase(attention(text), "flex", dtype, layout, forward_only=True)
+    assert case.reasons() == ()
+    broken = [str(finding) for finding in exact(case) if finding.broken]
+    if layout in ("padded", "packed"):
+        broken += [str(finding) for finding in padding_is_inert(case) if finding.broken]
+    assert broken == []
 
 
 @pytest.mark.parametrize(("text", "layout", "dtype"), QUICK, ids=str)

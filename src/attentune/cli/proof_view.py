@@ -38,11 +38,8 @@ def as_text(rows: Sequence[Row], *, plugin: Path | None = None) -> str:
     lines += _failures(rows, plugin)
     counts = Counter(row.status for row in rows)
     checks, seconds = sum(row.checks for row in rows), sum(row.seconds for row in rows)
-    lines += [
-        "",
-        f"{counts['pass']} pass, {counts['refused']} refused, {counts['fail']} fail: "
-        f"{checks:,} numbers compared, {seconds:.0f} s, seed {rows[0].seed}",
-    ]
+    total = f"{counts['pass']} pass, {counts['refused']} refused, {counts['fail']} fail"
+    lines += ["", f"{total}: {checks:,} numbers compared, {seconds:.0f} s, seed {rows[0].seed}"]
     return "\n".join(lines) + "\n"
 
 
@@ -54,9 +51,11 @@ def _refusals(rows: Sequence[Row]) -> list[str]:
             of = f"{row.mechanism or row.attention} ({row.layout or row.kernel})"
             reasons.setdefault(f"{row.kernel or 'spec'}: {row.reason}", {})[of] = None
     lines = ["", "refused, and why"] if reasons else []
-    for reason, of in reasons.items():
+    for reason, named in reasons.items():
         lines.append(fill(reason, COLUMNS, initial_indent="  ", subsequent_indent="      "))
-        lines.append(fill(", ".join(_several(of)), COLUMNS, initial_indent="      of ", subsequent_indent="         "))
+        lines.append(
+            fill(", ".join(_several(named)), COLUMNS, initial_indent="      of ", subsequent_indent="         ")
+        )
     return lines
 
 

@@ -73,7 +73,8 @@ def examples(mechanism: type[Mechanism]) -> tuple[Mechanism, ...]:
         if not choices and not field.is_required():
             other = (held for held in _candidates(field.annotation, name) if held != field.default)
             alone = list(islice(chain.from_iterable(_with(first, name, held) for held in other), 1))
-            together |= {name: getattr(value, name) for value in alone}
+            if alone:
+                together[name] = getattr(alone[0], name)
             found += alone
     several = list(_legal(first, [together])) if len(together) > 1 else []
     if several and not isinstance(first, Mask):  # the others show no more than this one
@@ -89,7 +90,7 @@ def _plain(mechanism: type[Mechanism]) -> list[Mechanism]:
     refusal = SpecError("no value to try")
     for values in islice(product(*tried), TRIED):
         try:
-            return [mechanism(**dict(zip(required, values, strict=True)))]  # type: ignore[call-arg]
+            return [mechanism(**dict(zip(required, values, strict=True)))]
         except SpecError as error:
             refusal = error
     found = []
@@ -153,7 +154,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def layers(value: Mechanism) -> tuple[LayerSpec, ...]:
-    """Layers that hold `value`: first the plainest legal one. `SpecError` with the first refusal where there is none."""
+    """Layers that hold `value`: first the plainest legal one. `SpecError` where there is none."""
     if isinstance(value, Mixer):
         return LayerSpec(attention=attention(CONTEXTS[0]), branches=(value,)), LayerSpec(
             attention=None, branches=(value,)

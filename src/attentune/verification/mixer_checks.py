@@ -1,4 +1,4 @@
-"""The contract of what has a state of its own: every form the same, the state explicit, padding and documents honoured."""
+"""The contract of mixers: every form the same, the state explicit, padding and documents honoured."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def nothing_flows_from_the_future(case: ModelCase) -> Iterator[Finding]:
 
 
 def padding_is_inert(case: ModelCase) -> Iterator[Finding]:
-    """Other tokens on padding change no logits and no gradients; a padded row computes what its real tokens do alone."""
+    """Other tokens on padding change no logits and no gradients; a padded row computes what its tokens do alone."""
     valid = inputs.padding(inputs.LENGTH) if case.layout == "padded" else inputs.documents(inputs.LENGTH) >= 0
     other = torch.where(valid, case.ids, case.ids + OTHER)
     yield from same(
