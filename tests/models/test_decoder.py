@@ -111,6 +111,14 @@ def test_what_cannot_be_truncated_says_so() -> None:
         state.truncate(5)
 
 
+def test_a_branch_without_a_state_is_truncated_with_the_cache() -> None:
+    model, ids = decoder("heads=2, mask=causal, branches=layer_norm"), tokens(1, 6)
+    state = model.start(1)
+    model(ids, state=state)
+    state.truncate(3)
+    assert torch.allclose(model(ids[:, 3:], state=state).logits, model(ids).logits[:, 3:], atol=1e-10)
+
+
 def test_keys_of_a_context_are_normalised_once_however_long_the_text() -> None:
     model = decoder("heads=2, mask=causal, cross=attention(heads=2, scores=qk_norm)")
     ids, context = tokens(2, 6), torch.randn(2, 5, WIDTH, dtype=torch.float64)

@@ -197,3 +197,8 @@ def test_layers_of_mixers_and_of_attention_alternate() -> None:
 def test_the_text_of_one_slot_may_not_name_another() -> None:
     with pytest.raises(SpecError, match=r"mask: expected one value, got 'causal, heads=3', which says mask, heads"):
         from_data(AttentionSpec, {"heads": "2", "mask": "causal, heads=3"}, registry)
+
+
+def test_heads_of_a_mixer_must_divide_the_width() -> None:
+    with pytest.raises(SpecError, match=r"heads must divide the width"):
+        ModelSpec(vocab_size=5, width=8, layers=(layer("branches=linear_attention(heads=3)"),))

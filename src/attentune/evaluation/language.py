@@ -25,7 +25,7 @@ from attentune.data.corpus import Tokens
 from attentune.data.tokenizers import Tokenizer
 from attentune.errors import DataError
 from attentune.kernels.layout import Layout
-from attentune.shapes import Float, Int
+from attentune.shapes import Int
 
 MEMORY_STREAMS = 8
 # Losses of the scored targets in nats, float64 [N]; these targets [N]; layers that each token went through [B T].

@@ -15,7 +15,6 @@ from attentune.layers.feed_forward import FeedForward
 from attentune.layers.norm import make_norm
 from attentune.layers.state import LayerState
 from attentune.shapes import Float, Tensor
-from attentune.spec.mechanism import Dims
 from attentune.spec.model import LayerSpec, ModelSpec
 
 
@@ -41,17 +40,8 @@ class Block(nn.Module):
                 layer=index,
                 shared=shared,
             )
-        self.dims = Dims(  # of the branches: a mixer brings its own heads
-            width=model.width,
-            heads=1,
-            groups=1,
-            head_width=model.width,
-            value_width=model.width,
-            source_width=model.width,
-            depth=model.depth,
-            bias=model.bias,
-        )
         self.attention_norm = make_norm(model.norm, model.width, bias=model.bias, epsilon=model.norm_epsilon)
+        self.dims = model.branch_dims
         self.branches = nn.ModuleList(Values(branch, self.dims) for branch in layer.branches)
         self.cross: Attention | None = None
         self.cross_norm: nn.Module | None = None

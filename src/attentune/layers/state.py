@@ -147,7 +147,7 @@ class State:
         """Forget all but the first `length` tokens; recurrent states cannot, and say so."""
         if length < 0 or length > self.length:
             raise SpecError(f"truncate needs a length from 0 to {self.length}, got {length}")
-        if any(layer.branches or layer.memory is not None for layer in self.layers) and length < self.length:
+        if any(any(layer.branches) or layer.memory is not None for layer in self.layers) and length < self.length:
             raise SpecError("a recurrent state or a segment memory cannot be truncated: it keeps no past to go back to")
         if self.positions is not None:
             self.positions = self.positions.map(lambda tensor: tensor[:, :length]) if length else None

@@ -238,9 +238,9 @@ class StudySpec(Frozen):
 
 
 def default_candidates(context: int) -> dict[str, tuple[str, ...]]:
-    """What a causal language model of this context may well gain from, at most six a slot; any other is named by the user.
+    """What a causal language model of this context may well gain from, at most six a slot.
 
-    `configs/algebra.toml` names every mechanism.
+    Any other mechanism is named by the user; `configs/algebra.toml` names them all.
     """
     half, quarter = max(2, context // 2), max(2, context // 4)
     block = max(2, context // 8)

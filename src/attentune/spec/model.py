@@ -8,6 +8,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.halting import HaltingSpec
+from attentune.spec.mechanism import Dims
 from attentune.spec.slots import CarriedScore, CarriedValue, Mixer
 from attentune.spec.text import format_value
 from attentune.spec.value import Frozen
@@ -118,6 +119,8 @@ class ModelSpec(Frozen):
             )
             for _, _, value in attention.values():
                 value.parameters(dims)  # refuses sizes that it cannot be computed with
+        for mixer in (mixer for layer in self.layers for mixer in layer.branches):
+            mixer.parameters(self.branch_dims)
         positions = {attention.position for attention in attentions}
         if "position" in self.share and (len(positions) > 1 or len({x.heads.heads for x in attentions}) > 1):
             raise ValueError("share=position needs the same position and number of heads in every layer")
@@ -156,6 +159,21 @@ class ModelSpec(Frozen):
                     f"halting leaves out tokens in deeper layers, but {carried[0]} adds the scores of all layers "
                     "key by key: use one of them"
                 )
+
+    @property
+    def branch_dims(self) -> Dims:
+        """The sizes that branches see: a mixer brings its own heads."""
+        width = self.width
+        return Dims(
+            width=width,
+            heads=1,
+            groups=1,
+            head_width=width,
+            value_width=width,
+            source_width=width,
+            depth=self.depth,
+            bias=self.bias,
+        )
 
     @property
     def attentions(self) -> tuple[AttentionSpec, ...]:
