@@ -19,60 +19,29 @@ from attentune.kernels import Layout
 from attentune.kernels.layout import LayoutKind
 from attentune.layers.attention import Attention, Carry
 from attentune.layers.block import Block
-from attentune.layers.halting import Halting, Walk
 from attentune.mechanisms import attention, layer
 from attentune.mechanisms.adaptive_span import AdaptiveSpan
-from attentune.mechanisms.gated_delta import GatedDelta
-from attentune.mechanisms.linear_attention import LinearAttention, random_directions
-from attentune.mechanisms.retention import Retention
 from attentune.mechanisms.transformer_xl import TransformerXL
-from attentune.spec.halting import HaltingSpec
 from attentune.spec.model import FeedForwardSpec, ModelSpec
 from attentune.spec.positions import Positions
-from attentune.spec.slots import Mixer
 from kernels.attending import attend, operands, parameters, sizes
-from mechanisms.mixing import begin, dims, random_parameters
+from mechanisms.agreeing import Arrays, Given, Ours, Theirs, assert_agree, called, split
 from oracles import (
     adaptive_span,
     gated_attention,
-    halting,
-    linear_mixers,
     moba,
     realformer,
     shaw,
     talking_heads,
     transformer_xl,
 )
-from oracles.arrays import Array, linear, merge_heads, rms_norm, sigmoid, split_heads
+from oracles.arrays import Array, sigmoid
 
-Given = dict[str, Tensor]
-Arrays = dict[str, Array]
-Ours = Callable[[Given], Tensor]
-Theirs = Callable[[Arrays], Array]
-STEP = 1e-6
-MASKS = {"full": np.ones, "causal": lambda shape: np.tril(np.ones(shape)), "~causal": lambda shape: 1 - np.tri(*shape)}
-
-
-def assert_agree(ours: Ours, theirs: Theirs, given: Given, *, tolerance: float = 1e-10) -> None:
-    """Equal outputs, and our gradients equal to their central differences at three entries of each tensor."""
-    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in given.items()}
-    arrays = {name: tensor.detach().numpy().copy() for name, tensor in given.items()}
-    found, expected = ours(leaves), theirs(arrays)
-    assert found.dtype is torch.float64 and found.shape == expected.shape
-    assert np.abs(expected).max() > 1e-3
-    assert np.abs(found.detach().numpy() - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
-    direction = torch.randn(found.shape, dtype=torch.float64)
-    slopes = torch.autograd.grad((found * direction).sum(), list(leaves.values()))
-    for (name, array), slope in zip(arrays.items(), slopes, strict=True):
-        assert slope.abs().max() > 1e-6, name
-        for place in torch.randperm(array.size)[:3].tolist():
-            moved = []
-            for step in (STEP, -STEP):
-                shifted = array.copy()
-                shifted.flat[place] += step
-                moved.append(float((theirs(arrays | {name: shifted}) * direction.numpy()).sum()))
-            expected_slope = (moved[0] - moved[1]) / (2 * STEP)
-            assert slope.flatten()[place].item() == pytest.approx(expected_slope, rel=1e-6, abs=1e-7), name
+MASKS: dict[str, Callable[[tuple[int, int]], Any]] = {
+    "full": np.ones,
+    "causal": lambda shape: np.tril(np.ones(shape)),
+    "~causal": lambda shape: 1 - np.tri(*shape),
+}
 
 
 def drawn(text: str, queries: int, keys: int | None = None) -> Given:
@@ -99,7 +68,8 @@ def kernel(text: str, layout: Layout | None = None) -> Ours:
             start = f"{slot}.{place}."
             own = {name.removeprefix(start): tensor for name, tensor in given.items() if name.startswith(start)}
             params.setdefault(slot, []).append(own)
-        return attend(spec, given["q"], given["k"], given["v"], params=params, layout=layout).output
+        output: Tensor = attend(spec, given["q"], given["k"], given["v"], params=params, layout=layout).output
+        return output
 
     return run
 
@@ -268,35 +238,9 @@ def scattered(module: nn.Module, **inputs: tuple[int, ...]) -> Given:
     return made
 
 
-def called(module: nn.Module) -> Ours:
-    """The module with the parameters and the `x` that are given."""
-
-    def run(given: Given) -> Tensor:
-        own = {name: tensor for name, tensor in given.items() if name != "x"}
-        found: Tensor = functional_call(module, own, (given["x"],))
-        return found
-
-    return run
-
-
-def split(given: Arrays, name: str, query: int, key: int) -> Arrays:
-    """Our one matrix for q, k and v, and the one back, by their names; biases too where there are any."""
-    found = {}
-    for end, suffix in (("weight", ""), ("bias", "_bias")):
-        if f"{name}qkv{suffix}" in given:
-            q, k, v = np.split(given[f"{name}qkv{suffix}"], [query, query + key])
-            found |= {
-                f"query.{end}": q,
-                f"key.{end}": k,
-                f"value.{end}": v,
-                f"output.{end}": given[f"{name}out{suffix}"],
-            }
-    return found
-
-
 @pytest.mark.parametrize("placement", ["post", "pre"])
 @pytest.mark.parametrize("mask", ["full", "causal"])
-def test_residual_scores_through_four_layers(placement: Literal["pre", "post"], mask: str) -> None:
+def test_residual_scores_through_three_layers(placement: Literal["pre", "post"], mask: str) -> None:
     """Whole layers, post-norm as in the paper, with its GELU; what ours hands on are queries and keys, not scores."""
     parts = {
         "attention_norm.gain": "attention_norm.weight",
@@ -310,15 +254,15 @@ def test_residual_scores_through_four_layers(placement: Literal["pre", "post"], 
     }
     stack = Stack(
         f"heads=2, mask={mask}, scores=residual_scores",
-        depth=4,
+        depth=3,
         feed_forward=FeedForwardSpec(name="gelu", hidden=12),
         norm_placement=placement,
         bias=True,
     )
 
     def theirs(given: Arrays) -> Array:
-        weights = {}
-        for i in range(4):
+        weights: Arrays = {}
+        for i in range(3):
             name = f"layers.{i}."
             projections = split(given, f"{name}attention.heads.0.", 8, 8)
             weights |= {f"{name}attention.{part}": array for part, array in projections.items()}
@@ -326,7 +270,7 @@ def test_residual_scores_through_four_layers(placement: Literal["pre", "post"], 
         pre = placement == "pre"
         return np.stack([realformer.stack_forward(x, weights, 2, allowed(mask, 5), pre_norm=pre) for x in given["x"]])
 
-    assert_agree(called(stack), theirs, scattered(stack, x=(2, 5, 8)))
+    assert_agree(called(stack), theirs, scattered(stack, x=(2, 5, 8)), entries=1)
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -435,191 +379,3 @@ def test_transformer_xl_segments_through_two_layers() -> None:
         assert h.requires_grad and not any(memory.requires_grad for memory in memories)
         seen += length
     assert memories[0].shape[1] == 5
-
-
-# Mixers
-
-
-@pytest.fixture
-def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of four tokens, so that eleven are three of them."""
-    monkeypatch.setattr("attentune.mechanisms._matrix_state.CHUNK", 4)
-
-
-def mixed(mixer: Mixer, form: str, cut: int) -> Ours:
-    """The mixer in one form, in one piece or in two, the second on the state of the first."""
-
-    def run(given: Given) -> Tensor:
-        x, state, outputs = given["x"], begin(mixer, 8, given["x"].shape[0]), []
-        for piece in (x[:, :cut], x[:, cut:]) if cut else (x,):
-            y, state = mixer.mix(given, piece, state, None, None, form)
-            outputs.append(y)
-        return torch.cat(outputs, 1)
-
-    return run
-
-
-def assert_mixer_agrees(mixer: Mixer, theirs: Callable[[Array, Arrays], Array], form: str, cut: int) -> None:
-    given = {"x": torch.randn(2, 11, 8, dtype=torch.float64)} | dict(random_parameters(mixer, 8))
-    assert_agree(mixed(mixer, form, cut), lambda arrays: np.stack([theirs(x, arrays) for x in arrays["x"]]), given)
-
-
-def projected(x: Array, given: Arrays, value_factor: int = 1) -> Arrays:
-    """Their names for the projections, with the widths of two heads."""
-    return split(given, "", 8, 8) | {"gate.weight": given["gate"]} if "gate" in given else split(given, "", 8, 8)
-
-
-in_every_form = pytest.mark.parametrize(
-    ("form", "cut"),
-    [("parallel", 0), ("parallel", 5), ("chunked", 0), ("chunked", 6), ("recurrent", 0), ("recurrent", 3)],
-)
-
-
-@in_every_form
-@pytest.mark.usefixtures("_short_chunks")
-@pytest.mark.parametrize("features", ["elu", "random"])
-def test_linear_attention(features: Literal["elu", "random"], form: str, cut: int) -> None:
-    """Random features are compared for the directions that we draw; theirs are e^(w.x), not the hyperbolic pair."""
-    mixer = LinearAttention(heads=2, features=features, directions=6, seed=3)
-    directions = random_directions(6, 4, 3, torch.zeros((), dtype=torch.float64)).numpy()
-
-    def theirs(x: Array, given: Arrays) -> Array:
-        weights = projected(x, given)
-        q, k, v = (split_heads(linear(x, weights, name), 2) for name in ("query", "key", "value"))
-        if features == "elu":
-            o = linear_mixers.linear_attention(q, k, v)
-        else:
-            o = linear_mixers.favor_attention(q, k, v, directions)
-        return linear(merge_heads(o), weights, "output")
-
-    assert_mixer_agrees(mixer, theirs, form, cut)
-
-
-def retention_weights(given: Arrays) -> Arrays:
-    """Ours turns the halves of a head's columns, the paper's their neighbours: rows of W_q and W_k change places."""
-    neighbours = np.array([head + column for head in (0, 4) for column in (0, 2, 1, 3)])
-    weights = split(given, "", 8, 8) | {"gate.weight": given["gate"]}
-    for name in ("query.weight", "key.weight", "query.bias", "key.bias"):
-        weights[name] = weights[name][neighbours]
-    return weights | {"group_norm.weight": given["norm"], "group_norm.bias": given["norm_bias"]}
-
-
-@in_every_form
-@pytest.mark.usefixtures("_short_chunks")
-@pytest.mark.parametrize("expand", [1, 2])
-def test_retention(expand: int, form: str, cut: int) -> None:
-    """Theirs scales keys where ours scales queries, and holds no gain in the group norm but the one we give."""
-
-    def theirs(x: Array, given: Arrays) -> Array:
-        return linear_mixers.multi_scale_retention(x, retention_weights(given), 2)
-
-    assert_mixer_agrees(Retention(heads=2, expand=expand), theirs, form, cut)
-
-
-def test_retention_with_the_scales_of_the_paper() -> None:
-    """Ours leaves out section 2.2's scales of rows: the norm takes them off, so that only its epsilon knows of them."""
-    mixer = Retention(heads=2, expand=2)
-    given = dict(random_parameters(mixer, 8)) | {"x": torch.randn(1, 11, 8, dtype=torch.float64)}
-    given = {name: tensor.detach() for name, tensor in given.items()}
-    given["qkv"][16:] *= 1e5  # beside large values the epsilon vanishes
-    given["qkv_bias"][16:] *= 1e5
-    found = mixed(mixer, "parallel", 0)(given)[0].numpy()
-    arrays = {name: tensor.numpy() for name, tensor in given.items()}
-    scaled = linear_mixers.multi_scale_retention(arrays["x"][0], retention_weights(arrays), 2, normalise=True)
-    assert np.abs(found - scaled).max() < 1e-9
-    assert np.abs(scaled).max() > 0.1
-
-
-def delta_parts(x: Array, given: Arrays, conv: int) -> tuple[Array, Array, Array, Array, Array]:
-    """q, k, v, alpha and beta from the formulas of our docstring: they are our layer's choice, not the recurrence's."""
-    qkv = x @ given["qkv"].T + given["qkv_bias"]
-    if conv:
-        row = np.concatenate([np.zeros((conv - 1, qkv.shape[1])), qkv])
-        qkv = sum(row[tap : tap + len(x)] * given["conv"][:, tap] for tap in range(conv))
-    q, k, v = (split_heads(part, 2) for part in np.split(qkv * sigmoid(qkv), [8, 16], axis=1))
-    alpha = np.ones((2, len(x)))
-    if "decay" in given:
-        softplus = np.log1p(np.exp(x @ given["decay"].T + given["step"]))
-        alpha = np.exp(-np.exp(given["rate"]) * softplus).T
-    return linear_mixers.l2_normalise(q), linear_mixers.l2_normalise(k), v, alpha, sigmoid(x @ given["beta"].T).T
-
-
-@in_every_form
-@pytest.mark.usefixtures("_short_chunks")
-@pytest.mark.parametrize("conv", [0, 4])
-@pytest.mark.parametrize("gated", [True, False])
-def test_delta_rules(gated: bool, conv: int, form: str, cut: int) -> None:
-    """The gated delta rule, and the delta rule: without the decay, and without the gate of the output."""
-    mixer = GatedDelta(heads=2, gate=gated, output_gate=gated, conv=conv, expand=2)
-
-    def theirs(x: Array, given: Arrays) -> Array:
-        q, k, v, alpha, beta = delta_parts(x, given, conv)
-        rule = linear_mixers.gated_delta_rule
-        o, _ = rule(q, k, v, alpha, beta) if gated else linear_mixers.delta_rule(q, k, v, beta)
-        y = merge_heads(rms_norm(o, {"norm.weight": given["norm"]}, "norm", 1e-5))
-        if gated:
-            gate = x @ given["gate"].T
-            y = y * gate * sigmoid(gate)
-        return linear(y, split(given, "", 8, 8), "output")
-
-    assert_mixer_agrees(mixer, theirs, form, cut)
-
-
-@pytest.mark.usefixtures("_short_chunks")
-@pytest.mark.parametrize("form", ["parallel", "chunked", "recurrent"])
-@pytest.mark.parametrize("gated", [True, False])
-def test_the_state_of_delta_rules(gated: bool, form: str) -> None:
-    """Ours maps keys to values [D V], theirs values to keys; both go on from where they are put."""
-    mixer = GatedDelta(heads=2, gate=gated, conv=0)
-    held = torch.randn(1, 2, 4, 4, dtype=torch.float64)
-    given = {name: tensor.detach() for name, tensor in random_parameters(mixer, 8).items()}
-    x = torch.randn(1, 9, 8, dtype=torch.float64)
-    _, after = mixer.mix(given, x, mixer.init(dims(8), 1, x) | {"s": held}, None, None, form)
-    parts = delta_parts(x[0].numpy(), {name: tensor.numpy() for name, tensor in given.items()}, 0)
-    _, expected = linear_mixers.gated_delta_rule(*parts, held[0].mT.numpy())
-    assert np.abs(after["s"][0].mT.numpy() - expected).max() < 1e-10
-
-
-# Halting
-
-
-class Steps(nn.Module):
-    """Halting among states [L B T E] that stand fast, so that nothing but the halting is looked at."""
-
-    def __init__(self, spec: HaltingSpec) -> None:
-        super().__init__()
-        self.halting = Halting(spec, width=4).double()
-        self.last: Walk | None = None
-
-    def forward(self, states: Tensor) -> Tensor:
-        walk = self.last = Walk(self.halting, states[0], Layout.plain(states.shape[2]))
-        for step, whole in enumerate(states):
-            if walk.empty:
-                break
-            left = whole.gather(1, walk.place[..., None].expand(-1, -1, whole.shape[-1]))
-            walk.after(left, last=step + 1 == len(states))
-        return torch.cat([walk.output.flatten(), walk.cost[None]])
-
-
-@pytest.mark.parametrize("epsilon", [0.01, 0.3])
-def test_halting(epsilon: float) -> None:
-    """Outputs, how many steps each token takes, and the cost: `weight` times the mean of their N + R."""
-    steps = Steps(HaltingSpec(epsilon=epsilon, weight=0.7))
-    given = {"x": torch.randn(5, 2, 9, 4, dtype=torch.float64)}
-    given["halting.weight"] = torch.randn(4, dtype=torch.float64)
-    given["halting.bias"] = torch.full((1,), -0.7, dtype=torch.float64)
-
-    def by_token(given: Arrays) -> list[halting.Halting]:
-        states = given["x"].reshape(5, 18, 4)
-        p = sigmoid(states @ given["halting.weight"] + given["halting.bias"])
-        return [halting.halt(states[:, t], p[:, t], epsilon) for t in range(18)]
-
-    def theirs(given: Arrays) -> Array:
-        tokens = by_token(given)
-        cost = 0.7 * np.mean([token.ponder for token in tokens])
-        return np.concatenate([*(token.output for token in tokens), [cost]])
-
-    assert_agree(called(steps), theirs, given)
-    updates = [token.updates for token in by_token({name: tensor.numpy() for name, tensor in given.items()})]
-    assert steps.last is not None and steps.last.depths.flatten().tolist() == updates
-    assert len(set(updates)) >= 3
