@@ -35,7 +35,7 @@ class RecipeOptions(Frozen):
     width: Count | None = None  # numbers of a token
     feed_forward: Literal["gelu", "relu2", "swiglu", "none"] | None = None
     position: Literal["none", "sinusoidal", "learned"] | None = None  # what is added to the embeddings
-    start: Literal["wide", "small"] | None = None  # weights as nn.Linear draws them, a head of its own; or .02, tied
+    start: Literal["wide", "small"] | None = None  # as PyTorch's modules: wide weights, biases, own head; or .02, tied
     examples: Count | None = None  # to train on
     test_examples: Count | None = None  # held out, to measure by
     batch: Count | None = None  # rows of a training step

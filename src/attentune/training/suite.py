@@ -66,6 +66,7 @@ class Setting:
             feed_forward=FeedForwardSpec(name=recipe.feed_forward),
             position=recipe.position,
             tie_embeddings=recipe.start == "small",
+            bias=recipe.start == "wide",
         )
         return Setting(task, recipe, model)
 

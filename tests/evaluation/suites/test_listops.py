@@ -42,7 +42,7 @@ def evaluated(tokens: list[int]) -> tuple[int, int]:
 
 
 def test_the_last_token_is_asked_for_the_value() -> None:
-    found = DEEP.examples(300, np.random.default_rng(0))
+    found = DEEP.examples(60, np.random.default_rng(0))
     assert found.lengths is not None
     assert found.lengths.min() > 10 and found.lengths.max() < 60
     depths = []
@@ -57,7 +57,7 @@ def test_the_last_token_is_asked_for_the_value() -> None:
 
 
 def test_digits_and_operators_are_drawn_alike() -> None:
-    found = ListOps(depth=3, arguments=3, shortest=2, longest=40).examples(1500, np.random.default_rng(0))
+    found = ListOps(depth=3, arguments=3, shortest=2, longest=40).examples(600, np.random.default_rng(0))
     counts = np.bincount(found.ids.ravel(), minlength=16)
     assert counts[1:11] / counts[1:11].sum() == pytest.approx(np.full(10, 0.1), abs=0.02)
     assert counts[11:15] / counts[11:15].sum() == pytest.approx(np.full(4, 0.25), abs=0.04)

@@ -56,7 +56,7 @@ class Recipe(Frozen):
     depth: Count = 2
     feed_forward: Literal["gelu", "relu2", "swiglu", "none"] = "none"
     position: Literal["none", "sinusoidal", "learned"] = "learned"  # what is added to the embeddings
-    start: Literal["wide", "small"] = "wide"  # weights as nn.Linear draws them, a head of its own; or .02 and tied
+    start: Literal["wide", "small"] = "wide"  # as PyTorch's modules: wide weights, biases, own head; or .02, tied
     examples: Count = 10_000  # to train on, drawn once for each seed
     test_examples: Count = 1_000  # held out, the same for every seed
     batch: Count = 64
