@@ -18,7 +18,7 @@ from attentune.verification.findings import Finding, holds
 from attentune.verification.identities import IDENTITIES
 from attentune.verification.kernel_checks import KernelCase
 from attentune.verification.mixer_checks import MixerCase
-from attentune.verification.model_checks import ModelCase
+from attentune.verification.model_case import ModelCase
 from attentune.verification.round_trip import comes_back
 from attentune.verification.suite import IDENTITY, Item, Selection, items
 
@@ -163,11 +163,8 @@ def _of_attention(item: Item, selection: Selection) -> Iterator[Finding]:
 
 def _of_model(layer: LayerSpec, kernel: str, item: Item, selection: Selection) -> Iterator[Finding]:
     """Whole layers: by the kernel that is chosen for the dtype, and all of them by the reference in float64."""
-    attention = layer.attention
-    if item.layout == "cached" and attention is not None and attention.memory is not None:
-        # With room for everything, what is remembered is all there is.
-        room = attention.memory.replace(length=4 * inputs.LENGTH)
-        layer = layer.replace(attention=attention.replace(memory=room))
+    if not (item.plain or item.named or item.dtype is torch.float64):
+        return
     case = ModelCase(layer, kernel, item.dtype, item.layout, selection.device, selection.seed)
     for check in model_checks.CHECKS[item.layout]:
         yield from check(case)

@@ -63,6 +63,7 @@ class Item:
     layout: str
     refusal: str = ""
     named: bool = False  # the kernel was asked for by name: without gradients, if it has none
+    plain: bool = True  # the plain example of its mechanism: verified as a model in every dtype
 
     @property
     def mixer(self) -> Mixer | None:
@@ -95,7 +96,8 @@ def _of_mechanism(selection: Selection, mechanism: type[Mechanism], kind: str) -
             yield Item(kind, repr(value), None, "", DTYPES[0], "", str(refusal))
             continue
         for layer in held[:1] if selection.quick else held:
-            yield from _of_layer(selection, kind, layer, slot=mechanism.slot)
+            for item in _of_layer(selection, kind, layer, slot=mechanism.slot):
+                yield replace(item, plain=value is values[0])
     if not selection.kernels or IDENTITY in selection.kernels:
         for name in IDENTITIES.get(kind, {}):
             for dtype in _dtypes(selection):

@@ -1,0 +1,44 @@
+"""Random combinations of slots: each computes what the reference computes, or is refused with a reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from attentune.errors import AttentuneError
+from attentune.spec.model import LayerSpec
+from spec.combining import attempts, outcome
+
+# The run-time checks of shapes draw random items of containers, which concerns no example here.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+PATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+Attempt = tuple[LayerSpec | AttentuneError, str, int, torch.dtype, int]
+
+
+def computes_or_refuses(attempt: Attempt) -> None:
+    layer, layout, length, dtype, seed = attempt
+    if isinstance(layer, AttentuneError):
+        reason = str(layer)
+    else:
+        reason, findings = outcome(layer, layout, length, dtype, seed)
+        broken = [str(finding) for finding in findings if finding.broken]
+        assert broken == [], f"{layer} on {layout}, {length} tokens, {dtype}, seed {seed}"
+        if not reason:
+            assert len(findings) > 3
+            return
+    assert reason
+    assert "\n" not in reason
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=PATIENT, derandomize=True)
+@given(attempts())
+def test_each_computes_what_the_reference_does_or_is_refused_with_a_reason(attempt: Attempt) -> None:
+    computes_or_refuses(attempt)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=PATIENT)
+@given(attempts())
+def test_two_thousand_more(attempt: Attempt) -> None:
+    computes_or_refuses(attempt)
