@@ -14,8 +14,9 @@ from attentune.training.optimizers import decays, role
 def start_wide(model: nn.Module, *, seed: int) -> None:
     """Draws embeddings from N(0, 1), and matrices and the head uniformly from +-1 / sqrt(columns).
 
-    That is how `nn.Embedding` and `nn.Linear` begin (biases stay 0). Narrow models learn to compare tokens much later from the small
-    weights (standard deviation .02) that suit wide ones: at width 64 the scores of attention start 13 times smaller.
+    That is how `nn.Embedding` and `nn.Linear` begin (biases stay 0). Narrow models learn to compare tokens much later
+    from the small weights (standard deviation .02) that suit wide ones: at width 64 the scores of attention start 13
+    times smaller.
     What a value fills with a constant, and what does not decay, stays as it is.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -239,47 +239,70 @@ def run_suite(
         setting: task, recipe and model.
         seeds: each a training of its own.
         learning_rates: to try; empty is the recipe's.
+        folder, jobs, device, plugin: as in `train_cells`.
+        progress: told how far all cells are.
+    """
+    rates = tuple(dict.fromkeys(learning_rates)) or (setting.recipe.learning_rate,)
+    count = len(rates) + len(seeds) - 1
+
+    def trained(cells: list[Cell], before: int) -> list[CellResult]:
+        def told(share: float, note: str) -> None:
+            if progress is not None:
+                progress((before + share * len(cells)) / count, note)
+
+        return train_cells(cells, folder=folder, jobs=jobs, device=device, plugin=plugin, progress=told)
+
+    if len(rates) == 1:
+        return SuiteResult(setting, rates[0], tuple(trained([Cell(setting, rates[0], seed) for seed in seeds], 0)))
+    first = trained([Cell(setting, rate, seeds[0]) for rate in rates], 0)
+    best = max(first, key=lambda result: (result.score.accuracy, -result.score.nats)).learning_rate
+    rest = trained([Cell(setting, best, seed) for seed in seeds[1:]], len(first))
+    return SuiteResult(setting, best, (*first, *rest))
+
+
+def train_cells(
+    cells: Sequence[Cell],
+    *,
+    folder: Path | None = None,
+    jobs: int = 1,
+    device: torch.device | str = "cpu",
+    plugin: Path | None = None,
+    progress: CellProgress | None = None,
+) -> list[CellResult]:
+    """Trains every cell that is not kept in `folder` yet; the results in the order of the cells.
+
+    Args:
+        cells: settings, learning rates and seeds.
         folder: where finished cells are kept, so that the same call goes on where it was killed; None keeps none.
         jobs: cells that are trained at a time, each in a process of its own with one thread, if more than 1.
         device: where to train.
         plugin: a file of mechanisms that other processes must load to know the setting.
         progress: told how far all cells are.
     """
-    rates = tuple(dict.fromkeys(learning_rates)) or (setting.recipe.learning_rate,)
-    count = len(rates) + len(seeds) - 1
-    done: list[CellResult] = []
+    place = torch.device(device)
+    found: dict[Cell, CellResult] = {}
+    for cell in cells:
+        if folder is not None and (kept := kept_cell(folder, cell.identity())) is not None:
+            found[cell] = CellResult.from_data(kept)
+    left = [cell for cell in cells if cell not in found]
 
     def told(share: float, note: str) -> None:
         if progress is not None:
-            progress((len(done) + share) / count, f"{len(done)}/{count} trained; {note}")
+            progress((len(found) + share) / len(cells), f"{len(found)}/{len(cells)} trained; {note}")
 
-    def trained(cells: list[Cell]) -> list[CellResult]:
-        found: dict[Cell, CellResult] = {}
-        for cell in cells:
-            if folder is not None and (kept := kept_cell(folder, cell.identity())) is not None:
-                found[cell] = CellResult.from_data(kept)
-        left = [cell for cell in cells if cell not in found]
-        done.extend(found.values())
+    def finished(cell: Cell, result: CellResult) -> None:
+        found[cell] = result
+        if folder is not None:
+            keep_cell(folder, cell.identity(), asdict(result))
+        told(0.0, f"accuracy {result.score.accuracy:.3f}")
 
-        def finished(cell: Cell, result: CellResult) -> None:
-            found[cell] = result
-            done.append(result)
-            if folder is not None:
-                keep_cell(folder, cell.identity(), asdict(result))
-            told(0.0, f"accuracy {result.score.accuracy:.3f}")
-
-        if jobs > 1 and len(left) > 1:
-            work = [(cell, (cell, torch.device(device))) for cell in left]
-            each_in_a_process(_train_alone, work, jobs=jobs, plugin=plugin, finished=finished)
-        else:
-            for cell in left:
-                finished(cell, train_cell(cell, device=torch.device(device), progress=told))
-        return [found[cell] for cell in cells]
-
-    first = trained([Cell(setting, rate, seeds[0]) for rate in rates])
-    best = max(first, key=lambda result: (result.score.accuracy, -result.score.nats)).learning_rate
-    rest = trained([Cell(setting, best, seed) for seed in seeds[1:]])
-    return SuiteResult(setting, best, (*first, *rest))
+    if jobs > 1 and len(left) > 1:
+        work = [(cell, (cell, place)) for cell in left]
+        each_in_a_process(_train_alone, work, jobs=jobs, plugin=plugin, finished=finished)
+    else:
+        for cell in left:
+            finished(cell, train_cell(cell, device=place, progress=told))
+    return [found[cell] for cell in cells]
 
 
 def _train_alone(cell: Cell, device: torch.device) -> CellResult:
