@@ -23,17 +23,6 @@ from attentune.spec.model import ModelSpec
 SUITE = "recall(pairs=2, row=8, vocabulary=24)"
 NUMBERS = {"width": 16, "examples": 96, "test-examples": 16, "batch": 16, "epochs": 2}
 SMALL = [word for name, number in NUMBERS.items() for word in (f"--recipe.{name}", str(number))]
-    "--recipe.width",
-    "16",
-    "--recipe.examples",
-    "96",
-    "--recipe.test-examples",
-    "16",
-    "--recipe.batch",
-    "16",
-    "--recipe.epochs",
-    "2",
-]
 ATTENTION = ["--layer", "heads=1, mask=causal"]
 TEXT = "the cat sat on the mat and looked at another cat. " * 60
 
