@@ -44,7 +44,7 @@ TABLE = (
     Row("2 attention layers", "recall", ATTENTION, 2, least=0.99),
     Row("1 attention layer", "recall", ATTENTION, 1, most=0.35),
     Row("2 layers, window 8", "recall", "heads=1, mask=causal & window(8)", 2, most=0.5),
-    Row("2 x (conv 3, window 8)", "recall", "branches=short_conv(3); heads=1, mask=causal & window(8)", 4, most=0.5),
+    Row("conv 3, window 8", "recall", "branches=short_conv(3); heads=1, mask=causal & window(8)", 2, most=0.5),
     Row("conv 3, 1 attention layer", "recall", f"branches=short_conv(3); {ATTENTION}", 2, least=0.99),
     Row("2 attention layers", "recall(pairs=16)", ATTENTION, 2, least=0.99),
     Row("2 linear attention", "recall(pairs=16)", "branches=linear_attention", 2, most=0.8, rates=RATES),
