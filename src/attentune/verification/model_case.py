@@ -118,25 +118,28 @@ class ModelCase:
         assert valid is not None
         return self.context.to(self.device, dtype or self.dtype), valid
 
-    def compute(self, model: Decoder, ids: Int[Tensor, "B T"]) -> Tensors:
-        """Logits and the gradient of every parameter, in float64 on the CPU; padding has no part in the loss."""
+    def loss(self, model: Decoder, ids: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """A mixture of all logits and of what the layers add, the logits, and what they add; padding has no part."""
         layout = self.make_layout()
-        held = dict(model.named_parameters())
-        table = next(iter(held.values()))
-        context, valid = self._context(table.dtype)
+        context, valid = self._context(next(model.parameters()).dtype)
         output = model(ids.to(self.device), layout, context=context, context_valid=valid)
         logits = output.logits
         mixture = torch.linspace(-1, 1, logits.numel(), device=self.device, dtype=logits.dtype).view_as(logits)
         if layout.query.valid is not None:
             mixture = mixture.masked_fill(~layout.query.valid[..., None], 0.0)
             logits = logits.masked_fill(~layout.query.valid[..., None], 0.0)
-        loss = (logits * mixture).sum() + sum(output.losses.values())
+        return (logits * mixture).sum() + sum(output.losses.values()), logits, output.losses
+
+    def compute(self, model: Decoder, ids: Int[Tensor, "B T"]) -> Tensors:
+        """Logits and the gradient of every parameter, in float64 on the CPU."""
+        held = dict(model.named_parameters())
+        loss, logits, losses = self.loss(model, ids)
         gradients = torch.autograd.grad(loss, list(held.values()), allow_unused=True)
         given = {
             name: torch.zeros_like(held[name]) if gradient is None else gradient
             for name, gradient in zip(held, gradients, strict=True)
         }
-        found = {"output": logits, **{f"losses.{name}": loss for name, loss in output.losses.items()}, **given}
+        found = {"output": logits, **{f"losses.{name}": added for name, added in losses.items()}, **given}
         return {name: tensor.detach().cpu().double() for name, tensor in found.items()}
 
 

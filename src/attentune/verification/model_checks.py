@@ -4,6 +4,7 @@ carried from layer to layer."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import torch
 
@@ -13,6 +14,9 @@ from attentune.shapes import Tensor
 from attentune.verification import inputs
 from attentune.verification.findings import Finding, holds, largest, same, within_dtype
 from attentune.verification.model_case import OTHER, ROUNDS, ModelCase
+
+STEP = 1e-5  # of central differences, along directions of length 1
+SLOPE = 1e-6  # relative error that differences of that step keep to
 
 
 def exact(case: ModelCase) -> Iterator[Finding]:
@@ -33,6 +37,30 @@ def every_parameter_learns(case: ModelCase) -> Iterator[Finding]:
             reached[own] = reached.get(own, False) or bool((gradient != 0).any())
     for name, learns in reached.items():
         yield holds("every parameter receives a gradient", name, learns)
+
+
+def gradients_are_slopes(case: ModelCase) -> Iterator[Finding]:
+    """The gradient of each tensor, along a random direction, is the central difference of the loss itself.
+
+    Other checks compare one way of computing with another; this one holds the mathematics that all of them share.
+    """
+    if case.dtype is not torch.float64 or case.kernel not in ("auto", "reference"):
+        return
+    model = deepcopy(case.model)
+    found = case.compute(model, case.ids)
+    generator = torch.Generator().manual_seed(case.seed)
+    for name, parameter in model.named_parameters():
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        direction /= direction.norm().clamp(min=1e-12)
+        ends, begun = [], parameter.detach().clone()
+        with torch.no_grad():
+            for step in (STEP, -STEP):
+                parameter.copy_(begun + step * direction.to(parameter))
+                ends.append(float(case.loss(model, case.ids)[0]))
+            parameter.copy_(begun)
+        slope = (ends[0] - ends[1]) / (2 * STEP)
+        error = abs(slope - float((found[name] * direction).sum()))
+        yield Finding("gradients are slopes", name, error, SLOPE * max(1.0, abs(slope), largest(found[name])))
 
 
 def _keys_differ(case: ModelCase) -> bool:
@@ -161,9 +189,9 @@ def _after_a_padded_prompt(case: ModelCase) -> Iterator[Finding]:
 
 
 CHECKS: dict[str, tuple[Callable[[ModelCase], Iterator[Finding]], ...]] = {
-    "plain": (exact, every_parameter_learns, nothing_flows_from_the_future),
+    "plain": (exact, every_parameter_learns, gradients_are_slopes, nothing_flows_from_the_future),
     "padded": (exact, padding_is_inert),
     "packed": (exact, padding_is_inert, documents_are_isolated),
     "cached": (decoding_is_the_whole,),
-    "cross": (exact, every_parameter_learns, decoding_is_the_whole),
+    "cross": (exact, every_parameter_learns, gradients_are_slopes, decoding_is_the_whole),
 }
