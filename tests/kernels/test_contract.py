@@ -49,7 +49,7 @@ FULLY = once(grouped(EVERY))
 
 @pytest.mark.parametrize("held", [held for _, held in QUICKLY], ids=[name for name, _ in QUICKLY])
 def test_the_plain_example_of_each_mechanism(held: list[Item]) -> None:
-    check(held, QUICK)
+    check([item for item in held if item.dtype is torch.float64 or item.layout == "plain"], QUICK)
 
 
 @pytest.mark.parametrize(
