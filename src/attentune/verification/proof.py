@@ -138,6 +138,10 @@ def _of_mixer(item: Item, selection: Selection) -> Iterator[Finding]:
             yield from mixer_checks.exact(replace(case, length=inputs.LONG))
     if item.kernel == mixer.preferred(inputs.LENGTH) or item.named:
         yield from _of_model(item.layer, "auto", item, selection)
+    elif item.layer.attention is not None:
+        raise Refusal(
+            f"a model takes the form {mixer.preferred(inputs.LENGTH)}; this one is verified on the mixer alone"
+        )
 
 
 def _of_attention(item: Item, selection: Selection) -> Iterator[Finding]:
