@@ -28,7 +28,8 @@ def shown() -> dict[str, str]:
     assert diff is not None
     files: dict[str, str] = {}
     for part in diff[1].split("--- /dev/null\n")[1:]:
-        head, *lines = part.splitlines()
+        head, hunk, *lines = part.splitlines()
+        assert hunk == f"@@ -0,0 +1,{len(lines)} @@"  # so that `git apply` takes it
         assert all(line.startswith("+") for line in lines)
         files[head.removeprefix("+++ b/")] = "\n".join(line[1:] for line in lines) + "\n"
     return files
