@@ -46,5 +46,5 @@ def test_scores_start_with_variance_one() -> None:
 
 
 def test_rotary_is_refused_because_the_matrix_mixes_what_it_turns() -> None:
-    with pytest.raises(SpecError, match="similarity=bilinear is none"):
+    with pytest.raises(SpecError, match="similarity=bilinear does not"):
         attention("heads=2, similarity=bilinear, position=rotary")
