@@ -63,8 +63,13 @@ def run(options: Options) -> int:
         seed=options.seed,
         quick=options.quick,
     )
-    with activity("verify") as report:
-        rows = verify(selection, report)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are too small to be shared
+    try:
+        with activity("verify") as report:
+            rows = verify(selection, report)
+    finally:
+        torch.set_num_threads(threads)
     if not rows:
         raise UsageError("no case is left: none of the mechanisms asked for is computed by the kernels asked for")
     if options.json_:
