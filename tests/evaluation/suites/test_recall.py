@@ -14,7 +14,7 @@ def generator() -> np.random.Generator:
 
 
 def test_each_key_comes_back_once_and_asks_for_its_value() -> None:
-    suite = Recall(pairs=3, row=20, vocabulary=32)
+    suite = Recall(pairs=3, noise=False, row=20, vocabulary=32)
     found = suite.examples(200, generator())
     assert found.ids.shape == found.targets.shape == (200, 20)
     for ids, targets in zip(found.ids.tolist(), found.targets.tolist(), strict=True):

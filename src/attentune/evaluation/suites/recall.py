@@ -16,11 +16,11 @@ class Recall(Suite):
 
         k1 v1 k2 v2 ... kn vn  .  .  k2  .  .  .  k1  .        asked at k2: v2, at k1: v1
 
-    Keys are tokens 1 .. vocabulary/2 - 1, values the upper half of the vocabulary, each at most once in a row, and 0
-    fills the rest. Behind the pairs, each key comes back once, at an even distance 2g from their end: the gaps g are
+    Keys are tokens 1 .. vocabulary/2 - 1, values the upper half of the vocabulary, each at most once in a row, and random
+    tokens (or 0, without `noise`) fill the rest. Behind the pairs, each key comes back once, at an even distance 2g from their end: the gaps g are
     drawn without replacement with probability proportional to (g + 1)^(power - 1), as repeated words in a text.
 
-    Published: length 64, 4 pairs, power .01, filled with zeros. The vocabulary here is 256 instead of 8,192, with
+    Published: length 64, 4 pairs, power .01, filled with random tokens. The vocabulary here is 256 instead of 8,192, with
     10,000 instead of 100,000 examples, so that a CPU learns it in a minute.
     """
 
@@ -30,7 +30,7 @@ class Recall(Suite):
     row: int = Field(default=64, ge=4)  # tokens
     vocabulary: int = Field(default=256, ge=8)
     power: float = Field(default=0.01, gt=0)  # 1: all gaps alike
-    noise: bool = False  # fill with random tokens instead of 0
+    noise: bool = True  # fill with random tokens, not with 0
 
     @model_validator(mode="after")
     def _fits(self) -> Recall:
