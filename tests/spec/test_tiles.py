@@ -114,7 +114,7 @@ LONG = [  # and how many pairs may be looked at: a row has 10^10 of them
 @pytest.mark.parametrize(("text", "allowed"), LONG)
 def test_long_rows_need_no_square(text: str, allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = 0
-    ask = tiles._visible
+    ask = Mask.joins
 
     def counted(mask: Mask, query: Positions, key: Positions) -> Tensor:
         nonlocal looked
@@ -123,7 +123,7 @@ def test_long_rows_need_no_square(text: str, allowed: int, monkeypatch: pytest.M
         assert seen.numel() <= tiles.PAIRS
         return seen
 
-    monkeypatch.setattr(tiles, "_visible", counted)
+    monkeypatch.setattr(Mask, "joins", counted)
     found = visible_tiles(read(text), 100_000, 100_000, tile=(256, 256))
     assert found.shape == (391, 391)
     assert int(found.max()) <= TileState.WHOLLY

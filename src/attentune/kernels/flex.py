@@ -119,13 +119,7 @@ def _mask_mod(call: Call) -> Callable[..., Tensor]:
     mask, layout = call.spec.mask, call.layout
 
     def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        query, key = _at(layout.query, b, q), _at(layout.key, b, k)
-        seen = mask.visible(query, key)
-        if query.document is not None and key.document is not None and layout.kind is not LayoutKind.CROSS:
-            seen = seen & (query.document == key.document)
-        if key.valid is not None:
-            seen = seen & key.valid
-        return seen if query.valid is None else seen & query.valid
+        return layout.joined(mask, _at(layout.query, b, q), _at(layout.key, b, k))
 
     return visible
 

@@ -93,18 +93,11 @@ class Layout:
 
     def visible(self, mask: Mask) -> Bool[Tensor, "B 1 Q K"]:
         """Where `mask` lets a query see a key that is there and of its own document."""
-        return self.once(("visible", mask), lambda: self._visible(mask))  # type: ignore[no-any-return]
+        return self.once(("visible", mask), lambda: self.joined(mask, self.query.as_queries(), self.key.as_keys()))  # type: ignore[no-any-return]
 
-    def _visible(self, mask: Mask) -> Tensor:
-        query, key = self.query.as_queries(), self.key.as_keys()
-        seen = mask.visible(query, key)
-        if query.document is not None and key.document is not None and self.kind is not LayoutKind.CROSS:
-            seen = seen & (query.document == key.document)
-        if key.valid is not None:
-            seen = seen & key.valid
-        if query.valid is not None:
-            seen = seen & query.valid
-        return seen
+    def joined(self, mask: Mask, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+        """The same of some of its queries and keys, which broadcast against each other."""
+        return mask.joins(query, key, documents=self.kind is not LayoutKind.CROSS)
 
     @property
     def starts(self) -> Bool[Tensor, "B T"] | None:

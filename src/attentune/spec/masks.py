@@ -47,6 +47,18 @@ class Mask(Mechanism):
         """What `visible` looks at. Whoever says less than both must look at nothing else."""
         return Depends.BOTH
 
+    def joins(self, query: Positions, key: Positions, *, documents: bool = True) -> Bool[Tensor, "..."]:
+        """`visible`, where moreover neither token is padding and both are of one document.
+
+        Without `documents` those of query and key are numbers of different texts, as in cross-attention.
+        """
+        seen = self.visible(query, key)
+        if documents and query.document is not None and key.document is not None:
+            seen = seen & (query.document == key.document)
+        for side in (query, key):
+            seen = seen if side.valid is None else seen & side.valid
+        return seen
+
     def tiles(self, grid: TileGrid) -> Int[Tensor, "..."]:
         """The state of each tile where it is known without looking at its pairs, else `UNDECIDED`; int8 [Qt, Kt].
 

@@ -51,7 +51,7 @@ def row_tiles(mask: Mask, query: Positions, key: Positions, *, tile: tuple[int, 
     """The `TileState` of every tile, int8, for one row of a layout: positions [Q] and [K], packed and padded ones too.
 
     A pair counts as visible where the mask shows it, both are of one document (where both sides tell documents apart)
-    and neither is padding: the rule of `Layout.visible`. For cross-attention leave the documents out.
+    and neither is padding: `Mask.joins`. For cross-attention leave the documents out.
     """
     if min(tile) < 1:
         raise SpecError(f"a tile holds at least one query and one key, got {tile}")
@@ -78,7 +78,7 @@ def _decided(mask: Mask, grid: TileGrid) -> Int[Tensor, "Qt Kt"]:
         of_query, query = _tokens(grid.query, tiles[:, 0], a)
         of_key, key = _tokens(grid.key, tiles[:, 1], b)
         exists = of_query[:, :, None] & of_key[:, None, :]
-        seen = _visible(mask, query.map(lambda t: t[:, :, None]), key.map(lambda t: t[:, None, :])).expand(exists.shape)
+        seen = mask.joins(query.map(lambda t: t[:, :, None]), key.map(lambda t: t[:, None, :])).expand(exists.shape)
         some, every = (seen & exists).flatten(1).any(1), (seen | ~exists).flatten(1).all(1)
         states[tiles[:, 0], tiles[:, 1]] = some.to(torch.int8) + every.to(torch.int8)
     return states
@@ -89,15 +89,6 @@ def _tokens(row: Positions, tiles: Int[Tensor, "N"], size: int) -> tuple[Bool[Te
     place = tiles[:, None] * size + torch.arange(size, device=tiles.device)
     length = len(row.index)
     return place < length, row.map(lambda tensor: tensor[place.clamp(max=length - 1)])
-
-
-def _visible(mask: Mask, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
-    seen = mask.visible(query, key)
-    if query.document is not None and key.document is not None:
-        seen = seen & (query.document == key.document)
-    for side in (query, key):
-        seen = seen if side.valid is None else seen & side.valid
-    return seen
 
 
 def _there(side: Positions) -> Bool[Tensor, "..."]:

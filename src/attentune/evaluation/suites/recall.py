@@ -16,12 +16,13 @@ class Recall(Suite):
 
         k1 v1 k2 v2 ... kn vn  .  .  k2  .  .  .  k1  .        asked at k2: v2, at k1: v1
 
-    Keys are tokens 1 .. vocabulary/2 - 1, values the upper half of the vocabulary, each at most once in a row, and random
-    tokens (or 0, without `noise`) fill the rest. Behind the pairs, each key comes back once, at an even distance 2g from their end: the gaps g are
-    drawn without replacement with probability proportional to (g + 1)^(power - 1), as repeated words in a text.
+    Keys are tokens 1 .. vocabulary/2 - 1, values the upper half of the vocabulary, each at most once in a row; random
+    tokens (0 without `noise`) fill the rest. Behind the pairs, each key comes back once, at an even distance 2g from
+    their end: the gaps g are drawn without replacement with probability proportional to (g + 1)^(power - 1), as
+    repeated words in a text.
 
-    Published: length 64, 4 pairs, power .01, filled with random tokens. The vocabulary here is 256 instead of 8,192, with
-    10,000 instead of 100,000 examples, so that a CPU learns it in a minute.
+    Published: length 64, 4 pairs, power .01, filled with random tokens. The vocabulary here is 256 instead of 8,192,
+    with 10,000 instead of 100,000 examples, so that a CPU learns it in a minute.
     """
 
     kind: Literal["recall"] = "recall"
