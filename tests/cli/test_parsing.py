@@ -9,7 +9,8 @@ import pytest
 import tyro
 from pydantic import Field
 
-from attentune.cli.parsing import CommandOptions, Help, UsageError, parse, read_toml
+from attentune.cli.parsing import CommandOptions, Help, parse, read_toml
+from attentune.cli.words import UsageError
 from attentune.spec.run import RunSpec
 from attentune.spec.value import Frozen
 
@@ -136,3 +137,67 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert mistake("rye", "--config", str(absent)) == f"{absent}: no such file"
     with pytest.raises(UsageError, match="cannot be read: Is a directory"):
         read_toml(tmp_path)
+
+
+class Several(CommandOptions):
+    """Bake several loaves."""
+
+    loaves: tyro.conf.Positional[tuple[str, ...]] = ()  # their names
+    seeds: tuple[int, ...] = ()  # on top
+    layers: tuple[str, ...] = ()  # from bottom to top
+    slice: bool = False  # cut them
+    oven: Oven = Oven()
+    price: dict[str, float] = Field(default_factory=dict)  # by loaf
+
+
+def several(*arguments: str) -> Several:
+    return parse(Several, arguments, command="bake", examples=EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rye", "--seeds", "1", "2", "--slice", "--seeds", "3"),
+        ("rye", "--seeds=1", "--seeds", "2", "3", "--slice"),
+        ("rye", "--seeds", "1", "--seeds=2", "--slice", "--seeds=3"),
+        ("--seeds", "1", "2", "--slice", "--seeds=3", "rye"),
+    ],
+)
+def test_an_option_of_several_values_collects_them(arguments: tuple[str, ...]) -> None:
+    options = several(*arguments)
+    assert (options.seeds, options.loaves, options.slice) == ((1, 2, 3), ("rye",), True)
+
+
+def test_a_table_on_the_command_line_collects_too() -> None:
+    assert several("--price", "rye", "3", "--price", "bun", "1").price == {"rye": 3.0, "bun": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--oven.heat", "3", "--slice", "--oven.heat=4"), "--oven.heat is given twice, as 3 and 4; give it once"),
+        (("--slice", "--slice"), "--slice is given twice; give it once"),
+        (("--slice", "--no-slice"), "--slice is given twice; give it once"),
+        (("--wrong", "1", "--wrong", "2"), "unknown option '--wrong'"),
+        (("--layers", "flour,", "water"), "--layers has come in 2 pieces: put the whole text in quotes, also for & and"),
+        (("--layers", "flour", "&", "water"), 'as in --layers "flour & water"'),
+    ],
+)
+def test_what_is_given_twice_or_in_pieces_is_refused(arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        several(*arguments)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_is_short_for_its_path_wherever_it_stands_twice() -> None:
+    said = mistake("--data", "a.txt", "--data.path", "b.txt")
+    assert said == "--data.path is given twice, as a.txt and b.txt; give it once"
+
+
+def test_data_in_the_file_is_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('data = "book.txt"')
+    assert mistake("--config", str(path)) == f'{path}: data is a table: write [data] and below it path = "book.txt"'
+    path.write_text('[data]\npath = "book.txt"')
+    assert read("--config", str(path)).data.path == "book.txt"

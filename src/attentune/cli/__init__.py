@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import TextIO
 
 from attentune import __version__
-from attentune.cli.parsing import Help, UsageError, parse
+from attentune.cli.parsing import Help, parse
+from attentune.cli.words import UsageError
 from attentune.errors import AttentuneError, near
 
 COMMANDS = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attentune.cli.parsing import UsageError
+from attentune.cli.words import UsageError
 from attentune.errors import SpecError, StorageError
 from attentune.mechanisms import registry
 from attentune.mechanisms.predicate import registered

@@ -10,7 +10,8 @@ import tyro
 from pydantic import Field
 
 from attentune.cli.console import print_json
-from attentune.cli.parsing import CommandOptions, UsageError
+from attentune.cli.parsing import CommandOptions
+from attentune.cli.words import UsageError
 from attentune.errors import SpecError, near
 
 EXAMPLES = """

@@ -10,16 +10,19 @@ import contextlib
 import difflib
 import inspect
 import io
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_origin
 
 import tyro
 from pydantic import Field
+from pydantic.fields import FieldInfo
 
+from attentune.cli.words import UsageError, gather
 from attentune.errors import AttentuneError, near
 from attentune.spec.run import DataSpec
 from attentune.spec.value import Frozen
@@ -28,10 +31,6 @@ Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json"),
 REFUSED = re.compile(r"Error parsing (?P<value>[^-\s][^\s:]*): \w+\.(?P<field>\w+): ")
 NESTED = re.compile(r"^([\w.]+): [A-Z]\w*\.(?=\w)")  # `optimizer: OptimizerSpec.` before the name of a field
 RULE = re.compile(r"^\s*-{8,}\s*$", re.MULTILINE)
-
-
-class UsageError(AttentuneError):
-    """The command line, or the file of `--config`, asks for something that does not exist."""
 
 
 class Help(Exception):  # noqa: N818 - no error: it carries the text that --help asked for
@@ -53,7 +52,7 @@ def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, exam
     Raises `Help` with the text where help is asked for, `UsageError` or `SpecError` with one line otherwise.
     """
     program = f"attentune {command}"
-    arguments = [_in_full(argument, options) for argument in arguments]
+    arguments = gather([_in_full(argument, options) for argument in arguments], _holds_several(options))
     default = _from_file(options, arguments) if "config" in options.model_fields else tyro.MISSING_NONPROP
     out, err = io.StringIO(), io.StringIO()
     try:
@@ -93,6 +92,8 @@ def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
     for key in table:
         if key not in keys:
             raise UsageError(f"{path}: {key} is unknown; {near(key, keys)}")
+        if options.model_fields[key].annotation is DataSpec and isinstance(table[key], str):
+            raise UsageError(f"{path}: {key} is a table: write [{key}] and below it path = {json.dumps(table[key])}")
     try:
         return options(**{**table, "config": path})
     except AttentuneError as error:
@@ -143,7 +144,7 @@ def _unknown(token: str, options: type[Frozen]) -> str:
     if not token.startswith("-"):
         return f"unexpected argument {token!r}"
     name = token.split("=")[0]
-    flags = list(_flags(options))
+    flags = [flag for flag, _ in _flags(options)]
     leaf = name.lstrip("-").rpartition(".")[2]
     close = [flag for flag in flags if flag.lstrip("-").rpartition(".")[2] == leaf]
     close = close or difflib.get_close_matches(name, flags, n=2, cutoff=0.55)
@@ -151,10 +152,16 @@ def _unknown(token: str, options: type[Frozen]) -> str:
     return f"unknown option {name!r}{hint}"
 
 
-def _flags(value: type[Frozen], prefix: str = "--") -> Iterator[str]:
+def _flags(value: type[Frozen], prefix: str = "--") -> Iterator[tuple[str, FieldInfo]]:
+    """Every option, by its flag."""
     for name, field in value.model_fields.items():
         flag = prefix + (field.alias or name).replace("_", "-")
         if inspect.isclass(field.annotation) and issubclass(field.annotation, Frozen):
             yield from _flags(field.annotation, f"{flag}.")
         elif tyro.conf.Positional not in field.metadata:
-            yield flag
+            yield flag, field
+
+
+def _holds_several(options: type[Frozen]) -> dict[str, bool]:
+    """Every flag, and whether it takes any number of values."""
+    return {flag: get_origin(field.annotation) in (tuple, dict) for flag, field in _flags(options)}

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from attentune.cli.console import print_json
-from attentune.cli.parsing import CommandOptions, UsageError
+from attentune.cli.parsing import CommandOptions
+from attentune.cli.words import UsageError
 
 EXAMPLES = """
     attentune plan --attention "heads=8/2, position=rotary, mask=causal & window(256)" --length 4096

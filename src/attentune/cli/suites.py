@@ -11,7 +11,7 @@ import numpy as np
 from attentune.cli.console import activity, print_json
 from attentune.cli.evaluate import WHERE_TEXT_IS, Options
 from attentune.cli.loading import load, pick_device
-from attentune.cli.parsing import UsageError
+from attentune.cli.words import UsageError
 from attentune.data.builtin import NAME, builtin_text
 from attentune.data.corpus import split_documents
 from attentune.data.files import read_documents

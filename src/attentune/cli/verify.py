@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from attentune.cli.console import activity, print_json
-from attentune.cli.parsing import CommandOptions, UsageError
+from attentune.cli.parsing import CommandOptions
+from attentune.cli.words import UsageError
 
 EXAMPLES = """
     attentune verify
