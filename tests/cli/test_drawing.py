@@ -156,3 +156,17 @@ def test_masks_of_others_are_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [as_text(one).splitlines()[0] for one in found]
     assert {"mask=causal", "mask=dilated(3, 3)", "mask=sink(3)"} <= set(texts)
     assert {"tree", "global_tokens"} <= set(without)  # they need what no one can guess
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--length", "100000"], "--length: input should be less than or equal to 4096, got 100000"),
+        (["--length", "4096", "--tile", "7", "--json"], "512 x 512 at most: give a --tile of at least 8"),
+    ],
+)
+def test_what_cannot_be_read_is_not_drawn(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    assert main(["mechanisms", "--draw", "causal", *arguments]) == 2
+    caught = capsys.readouterr()
+    assert says in caught.err
+    assert caught.out == ""

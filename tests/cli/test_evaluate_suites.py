@@ -19,6 +19,7 @@ from attentune.mechanisms import layer
 from attentune.models.build import build
 from attentune.models.checkpoint import save_model
 from attentune.spec.model import ModelSpec
+from attentune.training.suite import Cell, CellResult, train_cell
 
 SUITE = "recall(pairs=2, row=8, vocabulary=24)"
 NUMBERS = {"width": 16, "examples": 96, "test-examples": 16, "batch": 16, "epochs": 2}
@@ -54,6 +55,31 @@ def test_patterns_depth_and_learning_rates(capsys: pytest.CaptureFixture[str]) -
     assert found["layers"] == ["branches=short_conv", "heads=1, mask=causal"]
     assert found["depth"] == 4 and found["spread"] is None
     assert sorted(cell["learning_rate"] for cell in found["cells"]) == [1e-3, 1e-2]
+    assert found["recipe"]["learning_rate"] == found["learning_rate"]
+    one = ["--learning-rates", "1e-3", "--layer", "branches=short_conv(3)", "--layer", "heads=1, mask=causal"]
+    found = evaluated(capsys, "--suite", SUITE, *one, *SMALL, "--seeds", "1")
+    assert found["layers"] == ["branches=short_conv", "heads=1, mask=causal"]
+    assert found["recipe"]["learning_rate"] == found["learning_rate"] == 1e-3
+
+
+def test_an_interrupted_suite_keeps_what_has_ended(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+
+    def interrupted(cell: Cell, **options: Any) -> CellResult:
+        if cell.seed == 1 and trained == [0]:
+            raise KeyboardInterrupt
+        trained.append(cell.seed)
+        return train_cell(cell, **options)
+
+    monkeypatch.setattr("attentune.training.suite.train_cell", interrupted)
+    command = ["--suite", SUITE, *ATTENTION, *SMALL, "--seeds", "2", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *command]) == 130
+    assert "goes on after the trainings that have ended: attentune evaluate --suite" in capsys.readouterr().err
+    trained.append(-1)
+    assert [cell["seed"] for cell in evaluated(capsys, *command)["cells"]] == [0, 1]
+    assert trained == [0, -1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +140,14 @@ def test_a_model_is_trained_to_find_needles(capsys: pytest.CaptureFixture[str], 
         (["MODEL", "--suite", "needle(lengths=50)", "--data", "TEXT"], "a row of 50 tokens has no room for text"),
         (["--suite", "palindrome", "--layer", "heads=1"], "mask=full would see the answer itself"),
         (["--suite", "recall", "--layer", "heads=1; heads=1; heads=1"], "more than depth=2"),
+        (
+            ["--suite", "recall", "--layer", "heads=1;"],
+            "--layer 'heads=1;': no layer stands beside a `;`; leave it out",
+        ),
+        (
+            ["--suite", "recall", "--layer", "heads=1,", "mask=causal"],
+            "has come in 2 pieces: put the whole text in quot",
+        ),
     ],
 )
 def test_mistakes_are_one_line(

@@ -13,7 +13,7 @@ import pytest
 
 import attentune
 from attentune import cli
-from attentune.cli.console import activity, print_json
+from attentune.cli.console import activity, known_prompt, print_json
 from attentune.cli.parsing import CommandOptions
 from attentune.errors import DataError
 
@@ -87,14 +87,23 @@ def test_our_bugs_keep_their_traceback(command: SimpleNamespace) -> None:
         cli.main(["train"])
 
 
-def test_an_interrupt_says_how_to_go_on(command: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_says_how_to_go_on(
+    command: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     command.run = failing(KeyboardInterrupt())
+    monkeypatch.setattr(cli, "parse", lambda options, rest, *, command, examples: None)
     assert cli.main(["train", "--json"]) == 130
     assert capsys.readouterr().err == (
         "attentune: interrupted; the same command goes on where it stopped: attentune train --json\n"
     )
-    assert cli.main(["plan"]) == 130
-    assert capsys.readouterr().err == "attentune: interrupted\n"
+    for again in ("evaluate --suite recall --out=a", "evaluate --out a --suite=recall"):
+        assert cli.main(again.split()) == 130
+        assert capsys.readouterr().err == (
+            f"attentune: interrupted; the same command goes on after the trainings that have ended: attentune {again}\n"
+        )
+    for nothing_is_kept in ("plan", "evaluate --suite recall", "evaluate model --limit 3"):
+        assert cli.main(nothing_is_kept.split()) == 130
+        assert capsys.readouterr().err == "attentune: interrupted\n"
 
 
 def test_warnings_are_one_line(command: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,3 +147,16 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     caught = capsys.readouterr()
     assert caught.err == "training: 2/9  loss 3.1\ntraining: 4\n"
     assert caught.out == ""
+
+
+def test_progress_of_a_share_is_in_percent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = iter([0.0, 16.0])
+    monkeypatch.setattr("attentune.cli.console.time.monotonic", lambda: next(now))
+    with activity("training", percent=True) as report:
+        report(430, 1000, "loss 3.1")
+    assert capsys.readouterr().err == "training: 43%  loss 3.1\n"
+
+
+def test_a_prompt_to_try_is_a_word_of_the_text() -> None:
+    assert known_prompt("\n - --x The cat") == ["--prompt", "The"]
+    assert known_prompt(" \n") == []

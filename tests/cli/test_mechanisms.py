@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -126,6 +127,35 @@ def test_a_plugin_is_listed_with_ours(
     assert shown.startswith(
         "mask=every_for_test\n  Every n-th key (a test). A comb.\n\n      visible(i, j) = (i - j) mod"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"import math\nmath.sqrt('x')\n", ", line 2: TypeError: must be real number, not str"),
+        (b"def f():\n    raise ValueError('a\\nb')\n\n\nf()\n", ", line 2: ValueError: a"),
+        (b"import json\n\njson.loads('{')\n", ", line 3: JSONDecodeError: Expecting property name"),
+        (b"def f(:\n", ", line 1: SyntaxError: "),
+        (b"x = '\xff'\n", ", line 1: SyntaxError: (unicode error) 'utf-8' codec can't decode"),
+        (b"import absent_for_test\n", ", line 1: ModuleNotFoundError: No module named 'absent_for_test'"),
+        (b"raise SystemExit(0)\n", ", line 1: SystemExit: 0"),
+        (b"assert 1 > 2\n", ", line 1: AssertionError\n"),
+        (
+            b"",
+            " defines no mechanism (a class that fills one slot and is not abstract) and registers no function by name",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_used_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, says: str
+) -> None:
+    plugin = tmp_path / "broken.py"
+    plugin.write_bytes(content)
+    assert main(["mechanisms", "--plugin", str(plugin)]) == 2
+    caught = capsys.readouterr()
+    assert caught.err.startswith(f"attentune: error: plugin '{plugin}'{says}")
+    assert (caught.err.count("\n"), caught.out) == (1, "")
+    assert "attentune_plugin_broken" not in sys.modules
 
 
 def references(value: object) -> set[str]:

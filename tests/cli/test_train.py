@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import pytest
 from attentune.cli import main
 from attentune.cli.train import FeedForwardOptions, HaltingOptions, ModelOptions, Options
 from attentune.cli.training import model_spec
+from attentune.data.tokenizers import train_tokenizer
 from attentune.errors import SpecError
+from attentune.mechanisms import layer
+from attentune.models.build import build
+from attentune.models.checkpoint import save_model
 from attentune.spec.halting import HaltingSpec
 from attentune.spec.model import FeedForwardSpec, ModelSpec
 from attentune.spec.run import RunSpec
@@ -109,6 +114,22 @@ def test_train_then_evaluate_then_generate(capsys: pytest.CaptureFixture[str], t
     assert main(["generate", model, "--prompt", "the ", "--tokens", "9", "--greedy"]) == 0
     assert capsys.readouterr().out.startswith("the ")
 
+    left_behind = str(tmp_path / "run")  # what train wrote to: the model in it is meant
+    assert run(capsys, "generate", left_behind, "--prompt", "the ", "--tokens", "9")["model"] == model
+    assert run(capsys, "evaluate", left_behind, "--data", str(text), "--limit", "50")["model"] == model
+    assert run(capsys, "plan", "--model", left_behind) == run(capsys, "plan", "--model", model)
+
+    for arguments, says in (
+        (("--prompt", "the É"), "character 'É' (U+00C9) at position 4 is not among the"),
+        (("--prompt", "the ", "--top-p", "2"), "--top-p: input should be less than or equal to 1"),
+    ):
+        assert main(["generate", model, *arguments]) == 2
+        caught = capsys.readouterr()
+        assert says in caught.err
+        assert caught.out == ""
+    skipped = run(capsys, "generate", model, "--prompt", "thÉe ", "--unknown", "skip", "--tokens", "9", "--seed", "4")
+    assert (skipped["prompt"], skipped["samples"]) == ("the ", written["samples"][:1])
+
     (plan,) = run(capsys, "plan", "--model", model, "--length", "16")
     assert plan["attention"] == "heads=2, position=alibi, mask=causal"
     assert (plan["queries"], plan["dtype"]) == (16, "float32")
@@ -119,7 +140,11 @@ def test_layers_that_halting_spared_are_told(capsys: pytest.CaptureFixture[str],
     out = tmp_path / "run"
     command = ("train", "--data.path", str(text), "--out", str(out), *SMALL.split(), *LAYERS[2:], *halting)
     assert main([*command]) == 0
-    assert "1.00 layers a token; the others were not computed" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1.00 of 2 layers a token; the others were not computed" in shown
+    advice = next(line for line in shown.splitlines() if line.startswith("continue"))
+    assert main(shlex.split(advice)[2:]) == 0
+    assert capsys.readouterr().out.startswith(shlex.split(advice)[-1])
     result = json.loads((out / "result.json").read_text())
     assert result["score"]["layers_per_token"] == 1.0  # so sure from the start that one layer is enough for every token
     assert main(["evaluate", result["model"], "--data", str(text), "--limit", "50"]) == 0
@@ -170,6 +195,68 @@ def test_mistakes_are_one_line(
     assert caught.startswith("attentune: error: ")
     assert says in caught
     assert caught.count("\n") == 1
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "left"
+
+
+def save(folder: Path, attention: str, text: str = "abc\n") -> None:
+    tokenizer = train_tokenizer("char", [text])
+    layers = (layer(attention),)
+    spec = ModelSpec(vocab_size=tokenizer.vocab_size, width=16, depth=1, context=12, layers=layers)
+    save_model(folder, build(spec, seed=0), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("attention", "arguments", "says"),
+    [
+        ("heads=2, mask=window(5, symmetric=true)", ["--prompt", "ab"], "shows later keys, so this model cannot write"),
+        (
+            "heads=2, mask=causal, position=rotary_ntk(2.0, 6)",
+            ["--prompt", "abc"],
+            "can write 4 tokens after this prompt: use --tokens 4",
+        ),
+        ("heads=2, mask=causal | prefix(3)", ["--prompt", "ab"], "the prompt must hold at least 3 tokens"),
+    ],
+)
+def test_what_a_model_cannot_write_is_said_before_anything_else(
+    capsys: pytest.CaptureFixture[str], folder: Path, attention: str, arguments: list[str], says: str
+) -> None:
+    save(folder, attention)
+    assert main(["generate", str(folder), *arguments]) == 2
+    caught = capsys.readouterr()
+    assert says in caught.err
+    assert caught.out == ""
+
+
+def test_a_rotation_by_length_writes_as_much_as_is_promised(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    save(folder, "heads=2, mask=causal, position=rotary_ntk(2.0, 6)")
+    for prompt, tokens in (("abc", 4), ("abcabc", 1), ("abcabca", 1)):
+        assert main(["generate", str(folder), "--prompt", prompt, "--tokens", str(tokens)]) == 0
+        assert len(capsys.readouterr().out) == len(prompt) + tokens + 1
+        assert main(["generate", str(folder), "--prompt", prompt, "--tokens", str(tokens + 1)]) == 2
+        assert f"use --tokens {tokens}" in capsys.readouterr().err
+
+
+def test_without_a_prompt_a_model_begins_a_line(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    save(folder, "heads=2, mask=causal")
+    assert len(run(capsys, "generate", str(folder), "--tokens", "5")["samples"][0]) == 5
+    save(folder, "heads=2, mask=causal", text="abc")
+    assert main(["generate", str(folder), "--tokens", "5"]) == 2
+    assert "give it a --prompt" in capsys.readouterr().err
+
+
+def test_folders_that_hold_no_model_or_two_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    assert main(["generate", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no model yet: `attentune train` has not ended there" in capsys.readouterr().err
+    for name in ("best", "model"):
+        save(tmp_path / name, "heads=2, mask=causal")
+    assert main(["generate", str(tmp_path)]) == 2
+    assert f"two models; name one of them: {tmp_path / 'model'} or {tmp_path / 'best'}" in capsys.readouterr().err
+    assert run(capsys, "generate", str(tmp_path / "best"), "--tokens", "3")["model"] == str(tmp_path / "best")
 
 
 def test_the_options_hold_every_setting_of_a_run() -> None:

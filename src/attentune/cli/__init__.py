@@ -25,11 +25,11 @@ from attentune.errors import AttentuneError, near
 COMMANDS = {
     "optimize": "find the attention and settings that serve your text best; train, explain and save them",
     "train": "train one model, resumable to the bit",
-    "evaluate": "measure a trained model on text",
+    "evaluate": "measure a trained model on text, or attentions on a suite of tasks with exact answers",
     "generate": "continue a prompt with a trained model",
     "plan": "explain which kernel computes an attention, and why not the others",
     "verify": "prove every mechanism on this machine: each kernel, dtype and layout against the reference",
-    "mechanisms": "list the mechanisms: formula, paper, slot, parameters",
+    "mechanisms": "list the mechanisms: formula, paper, slot, parameters; draw a mask",
 }
 GOES_ON = ("optimize", "train")  # the same command takes up its work again
 
@@ -97,8 +97,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _interrupted(arguments: list[str]) -> str:
+    again = shlex.join(["attentune", *arguments])
     if arguments and arguments[0] in GOES_ON:
-        return f"interrupted; the same command goes on where it stopped: {shlex.join(['attentune', *arguments])}"
+        return f"interrupted; the same command goes on where it stopped: {again}"
+    flags = {argument.partition("=")[0] for argument in arguments}
+    if arguments and arguments[0] == "evaluate" and {"--suite", "--out"} <= flags:
+        return f"interrupted; the same command goes on after the trainings that have ended: {again}"
     return "interrupted"
 
 

@@ -24,6 +24,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(_finite(value), ensure_ascii=False, indent=2, default=str))
 
 
+def known_prompt(text: str) -> list[str]:
+    """`--prompt WORD` with the first word of a text that the model's tokenizer knows; nothing where there is none."""
+    word = next((word for word in text.split() if not word.startswith("-")), None)
+    return [] if word is None else ["--prompt", word]
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if value - value == 0 else None
@@ -35,21 +41,32 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def activity(title: str) -> Iterator[Report]:
-    """Show an activity while it lasts: a bar with the time left on a terminal, else a line now and then."""
+def activity(title: str, *, percent: bool = False) -> Iterator[Report]:
+    """Show an activity while it lasts: a bar with the time left on a terminal, else a line now and then.
+
+    With `percent` the share that is done is shown, instead of the counts.
+    """
     if not sys.stderr.isatty():
-        yield _plain_lines(title)
+        yield _plain_lines(title, percent=percent)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done = TaskProgressColumn() if percent else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
         task = bars.add_task(title, total=None, note="")
         yield lambda done, total, note="": bars.update(task, completed=done, total=total or None, note=note)
 
 
-def _plain_lines(title: str) -> Report:
+def _plain_lines(title: str, *, percent: bool) -> Report:
     last = time.monotonic()
 
     def report(done: int, total: int, note: str = "") -> None:
@@ -57,7 +74,7 @@ def _plain_lines(title: str) -> Report:
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL:
             last = now
-            of = f"/{total}" if total else ""
-            print(f"{title}: {done}{of}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+            state = f"{done / total:.0%}" if percent and total else f"{done}/{total}" if total else f"{done}"
+            print(f"{title}: {state}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
 
     return report

@@ -19,10 +19,14 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Options(CommandOptions):
-    """Continue a prompt."""
+    """Continue a prompt with a model, token by token.
 
-    model: tyro.conf.Positional[Path]  # folder of the model
-    prompt: str = "\n"  # text to continue
+    MODEL is the folder of a model, or the folder that `train` or `optimize` has written to, which holds one.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]  # folder
+    prompt: str = ""  # text to continue; without one, the start of a text or of a line
+    unknown: Literal["error", "skip"] = "error"  # characters of the prompt that the model's tokenizer does not know
     tokens: Count = 200  # new tokens at most
     greedy: bool = False  # always the likeliest token; the settings of sampling do not apply
     temperature: Annotated[float, Field(gt=0)] = 0.8  # of sampling: lower is safer, higher bolder

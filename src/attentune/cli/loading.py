@@ -6,11 +6,15 @@ from pathlib import Path
 
 import torch
 
+from attentune.cli.words import UsageError
 from attentune.data.tokenizers import Tokenizer, load_tokenizer
-from attentune.errors import SpecError
+from attentune.errors import CheckpointError, SpecError
 from attentune.mechanisms import load_plugin, registry
-from attentune.models.checkpoint import load_model
+from attentune.models.checkpoint import CONFIG, load_model
 from attentune.models.decoder import Decoder
+
+INSIDE = {"train": "model", "optimize": "best"}  # where in its folder a command leaves the model
+BEGUN = {"checkpoints": "train", "study.db": "optimize"}  # what it leaves there before
 
 
 def load(folder: Path, *, device: str, plugin: Path | None) -> tuple[Decoder, Tokenizer]:
@@ -21,8 +25,30 @@ def load(folder: Path, *, device: str, plugin: Path | None) -> tuple[Decoder, To
     """
     if plugin is not None:
         load_plugin(plugin, registry)
-    loaded = load_model(folder)
+    loaded = load_model(model_folder(folder))
     return loaded.model.to(pick_device(device)).eval(), load_tokenizer(loaded.tokenizer_folder)
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder of the model that `folder` is or, as what `train` or `optimize` has left behind, holds.
+
+    Raises:
+        UsageError: it holds two models.
+        CheckpointError: the training or study in it has no model yet.
+    """
+    if not folder.is_dir() or (folder / CONFIG).is_file():
+        return folder
+    inside = [folder / name for name in INSIDE.values() if (folder / name).is_dir()]
+    if len(inside) > 1:
+        raise UsageError(f"{folder} holds two models; name one of them: {' or '.join(map(str, inside))}")
+    if inside:
+        return inside[0]
+    for begun, command in BEGUN.items():
+        if (folder / begun).exists():
+            raise CheckpointError(
+                f"{folder} holds no model yet: `attentune {command}` has not ended there; the same command goes on"
+            )
+    return folder
 
 
 def pick_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attentune.cli.console import activity, print_json
 from attentune.cli.evaluate import Options
-from attentune.cli.loading import load
+from attentune.cli.loading import load, model_folder
 from attentune.data.builtin import NAME, builtin_text
 from attentune.data.corpus import split_documents, tokenize
 from attentune.data.files import read_documents
@@ -44,7 +44,7 @@ def measure(options: Options) -> None:
         isolate_documents=options.isolate_documents,
     )
     found = {
-        "model": str(options.model),
+        "model": str(model_folder(options.model)),
         "text": options.data or NAME,
         "parameters": parameter_count(model),
         **asdict(score),

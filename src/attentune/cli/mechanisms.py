@@ -25,6 +25,9 @@ EXAMPLES = """
 
 Count = Annotated[int, Field(ge=1)]
 LENGTH, TILE = 32, 8  # of a picture, where nothing else is asked for
+LONGEST = 4096  # queries of a picture: a cell on a screen is then some 50 x 50 pairs
+TILES = 512  # a side, in JSON
+Length = Annotated[int, Field(ge=1, le=LONGEST)]
 Described = Literal["attention", "model", "run", "study"]
 Schema = Annotated[Described | None, tyro.conf.arg(name="schema"), Field(alias="schema")]
 
@@ -39,7 +42,7 @@ class Options(CommandOptions):
     slot: str | None = None  # only this slot, such as position or mask
     schema_: Schema = None  # print this JSON schema instead, for editors: of an attention, or of a file of settings
     draw: str | None = None  # draw this mask instead, such as "causal & window(8)"; `all` draws an example of each
-    length: Count | None = None  # queries and keys of the drawing; 32 where none is given
+    length: Length | None = None  # queries and keys of the drawing, at most 4096; 32 where none is given
     tile: Count | None = None  # side of the tiles that the drawing counts and outlines; 8 where none is given
     out: Path | None = None  # write the drawing to this PNG or SVG file
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
@@ -89,7 +92,11 @@ def _draw(options: Options, text: str) -> None:
         raise UsageError("--draw shows a mask and nothing else; leave out names, --slot and --schema")
     if options.out is not None:
         check_out(options.out)
-    found, without = drawings(text, options.length or LENGTH, options.tile or TILE)
+    length, tile = options.length or LENGTH, options.tile or TILE
+    if options.json_ and length > TILES * tile:
+        least = -(-length // TILES)
+        raise UsageError(f"--json holds every tile, {TILES} x {TILES} at most: give a --tile of at least {least}")
+    found, without = drawings(text, length, tile)
     if without:
         print(f"no example of {', '.join(without)}: draw it with options of your own", file=sys.stderr)
     if options.out is not None:

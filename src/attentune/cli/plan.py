@@ -26,7 +26,7 @@ class Options(CommandOptions):
     """
 
     attention: str | None = None  # text form of the attention; or name a model
-    model: Path | None = None  # folder of a model, whose different layers are planned
+    model: Path | None = None  # folder of a model, or one that holds a model: its different layers are planned
     width: Count | None = None  # numbers of a token: 512, or what the model says
     length: Count = 1024  # queries of a row
     keys: Count | None = None  # keys of a row where they are more than the queries, as with a cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from attentune.cli.console import PLAIN_INTERVAL
+from attentune.cli.console import PLAIN_INTERVAL, known_prompt
 from attentune.search.result import STAGES, Scalar, Stage, StageResult, StudyResult, TrialRecord
 from attentune.search.wording import duration_text, loss_text, verdict_sentences
 
@@ -110,4 +111,6 @@ def study_text(result: StudyResult, out: Path) -> str:
     lines += [f"report    {out / 'report.html'}", f"model     {model}"]
     if result.sample is not None:
         lines += ["", "sample:", result.sample.prompt + result.sample.text]
-    return "\n".join([*lines, "", f'more:     attentune generate {model} --prompt "The " --tokens 400'])
+    prompt = known_prompt("" if result.sample is None else result.sample.prompt)
+    more = shlex.join(["attentune", "generate", str(model), *prompt, "--tokens", "400"])
+    return "\n".join([*lines, "", f"more:     {more}"])

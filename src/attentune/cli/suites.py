@@ -10,7 +10,7 @@ import numpy as np
 
 from attentune.cli.console import activity, print_json
 from attentune.cli.evaluate import WHERE_TEXT_IS, Options
-from attentune.cli.loading import load, pick_device
+from attentune.cli.loading import load, model_folder, pick_device
 from attentune.cli.words import UsageError
 from attentune.data.builtin import NAME, builtin_text
 from attentune.data.corpus import split_documents
@@ -26,21 +26,21 @@ from attentune.training.suite import Setting, SuiteResult, run_suite
 
 HELD_OUT = 0.1  # share of the text whose windows hide the needles that trained models are measured by
 TRAINED_LENGTHS = (128, 256)  # tokens (characters) of the rows that models are trained to find needles in
-STEPS = 1000  # of the progress bar
+STEPS = 1000  # of the progress bar, which shows percent
 
 
 def train_on_suite(options: Options, suite: str) -> None:
     """Train small models from scratch, print how well they answer, and write `results.json` where a folder is named."""
-    if options.layer is None:
+    if not options.layer:
         raise UsageError('name the layers to train: --layer "heads=1, mask=causal" (see attentune evaluate --help)')
     device = pick_device(options.device)
     if options.plugin is not None:
         load_plugin(options.plugin, registry)
     task = _task(options, suite)
-    layers = [layer(text.strip()) for text in options.layer.split(";")]
+    layers = [layer(text) for text in _layer_texts(options.layer)]
     setting = Setting.of(task, layers, _recipe(options, task))
     folder = prepare_folder(options.out) if options.out is not None else None
-    with activity("training") as report:
+    with activity("training", percent=True) as report:
         result = run_suite(
             setting,
             seeds=range(options.seeds),
@@ -82,9 +82,18 @@ def find_needles(options: Options, suite: str, folder: Path) -> None:
             model, examples, counts=task.counts, batch=8, progress=lambda done, total: report(done, total)
         )
     if options.json_:
-        print_json({"model": str(folder), "text": source, "suite": task.name, **asdict(score)})
+        print_json({"model": str(model_folder(folder)), "text": source, "suite": task.name, **asdict(score)})
     else:
         print(f"{source}: {score.accuracy:.1%} of {score.rows} needles found\n{_grid(score.groups)}")
+
+
+def _layer_texts(given: tuple[str, ...]) -> list[str]:
+    """The text of each layer, wherever `;` stands between two of them."""
+    texts = [text.strip() for one in given for text in one.split(";")]
+    if not all(texts):
+        said = "; ".join(given)
+        raise UsageError(f"--layer {said!r}: no layer stands beside a `;`; leave it out, or write the layer there")
+    return texts
 
 
 def _task(options: Options, suite: str) -> Task:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from attentune.cli.console import activity, print_json
+from attentune.cli.console import activity, known_prompt, print_json
 from attentune.cli.loading import pick_device
 from attentune.cli.train import ModelOptions, Options
 from attentune.data.corpus import Corpus, load_corpus
@@ -24,6 +25,8 @@ from attentune.spec.run import DataSpec, RunSpec
 from attentune.training.loop import train
 from attentune.training.result import TrainResult
 from attentune.training.trackers import JsonlTracker, TensorBoardTracker
+
+PROMPT_TOKENS = 64  # in which a word is looked for
 
 
 def train_and_save(options: Options) -> None:
@@ -56,7 +59,7 @@ def train_and_save(options: Options) -> None:
     if options.json_:
         print_json(summary)
     else:
-        print(_shown(summary))
+        print(_shown(summary, spec.depth, corpus))
 
 
 def read_corpus(data: DataSpec, *, context: int) -> Corpus:
@@ -98,7 +101,8 @@ def _summary(out: Path, folder: Path, model: nn.Module, corpus: Corpus, result: 
     }
 
 
-def _shown(summary: dict[str, Any]) -> str:
+def _shown(summary: dict[str, Any], depth: int, corpus: Corpus) -> str:
+    start = corpus.tokenizer.decode(corpus.validation.ids[:PROMPT_TOKENS].tolist())
     lines = []
     if score := summary["score"]:
         lines.append(
@@ -106,12 +110,12 @@ def _shown(summary: dict[str, Any]) -> str:
             f"{score['bits_per_byte']:.4f} bits/byte, perplexity {score['perplexity']:.3f} ({score['tokens']:,} tokens)"
         )
         if (layers := score["layers_per_token"]) is not None:
-            lines.append(f"depth       {layers:.2f} layers a token; the others were not computed")
+            lines.append(f"depth       {layers:.2f} of {depth} layers a token; the others were not computed")
     speed = f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['parameters']:,} parameters"
     lines += [
         f"training    {summary['steps']:,} steps in {summary['seconds']:.1f} s, {speed}",
         *(f"look at     {warning}" for warning in summary["diagnostics"]),
         f"model       {summary['model']}",
-        f"continue    attentune generate {summary['model']} --prompt ...",
+        f"continue    {shlex.join(['attentune', 'generate', summary['model'], *known_prompt(start)])}",
     ]
     return "\n".join(lines)

@@ -35,6 +35,7 @@ class Options(CommandOptions):
     dtype: tuple[Literal["float64", "float32", "bfloat16", "float16"], ...] = ()  # float64, float32 and bfloat16
     layout: tuple[Literal["plain", "padded", "packed", "cached", "cross"], ...] = ()  # all of them
     seed: Seed = 0  # of all operands and parameters
+    refusals: bool = False  # name every refused case, instead of counting those of a reason; --json always does
     quick: bool = False  # the plain example of each mechanism, in float64 and float32
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
@@ -76,5 +77,5 @@ def run(options: Options) -> int:
     if options.json_:
         print_json(as_data(rows, plugin=options.plugin))
     else:
-        print(as_text(rows, plugin=options.plugin), end="")
+        print(as_text(rows, plugin=options.plugin, refusals=options.refusals), end="")
     return 1 if any(row.status == "fail" for row in rows) else 0

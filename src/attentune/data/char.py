@@ -61,7 +61,7 @@ class CharTokenizer:
                 raise DataError(
                     f"character {character!r} (U+{ord(character):04X}) at position {position} is not among the "
                     f"{len(self.characters)} that this char tokenizer knows; leave such characters out with "
-                    "unknown='skip', or train with the tokenizer byte or bpe"
+                    "unknown='skip' (--unknown skip), or train with the tokenizer byte or bpe"
                 )
             ids = ids[ids >= 0]
         if progress is not None:

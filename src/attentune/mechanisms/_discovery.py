@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from inspect import isabstract, isclass
@@ -44,6 +45,9 @@ def load_plugin(file: str | Path, registry: Registry) -> list[type[Mechanism]]:
 
     A file may hold nothing but functions for `mask=predicate(...)` or `similarity=function(...)`, which register
     themselves.
+
+    Raises:
+        SpecError: there is no such Python file, it raises when it is run, or it defines nothing that can be used.
     """
     path = Path(file)
     name = f"attentune_plugin_{path.stem}"
@@ -52,11 +56,31 @@ def load_plugin(file: str | Path, registry: Registry) -> list[type[Mechanism]]:
         raise SpecError(f"plugin {str(path)!r} is not a Python file")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
-    specification.loader.exec_module(module)
+    try:
+        specification.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise SpecError(f"plugin {_raised(error, path)}") from error
     values = _defined(module)
     if not values and not registers_by_name(name):
-        raise SpecError(f"plugin {str(path)!r} defines no mechanism: a class that fills one slot and is not abstract")
+        del sys.modules[name]
+        raise SpecError(
+            f"plugin {str(path)!r} defines no mechanism (a class that fills one slot and is not abstract) and "
+            "registers no function by name"
+        )
     return [registry.register(value) for value in values]
+
+
+def _raised(error: BaseException, path: Path) -> str:
+    """`FILE, line N: TypeError: what it says`; the line is the last one of the plugin's own on the way to the error."""
+    if isinstance(error, SyntaxError):
+        file, line, says = error.filename or str(path), error.lineno, error.msg
+    else:
+        own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+        file, line, says = str(path), own[-1] if own else None, str(error)
+    where = repr(file) if line is None else f"{file!r}, line {line}"
+    said = next(iter(says.strip().splitlines()), "")
+    return f"{where}: {type(error).__name__}{f': {said}' if said else ''}"
 
 
 def _defined(module: ModuleType) -> list[type[Mechanism]]:

@@ -150,7 +150,7 @@ class SuiteResult:
             "suite": self.setting.task.name,
             "layers": [str(layer) for layer in self.setting.model.layers],
             "depth": self.setting.model.depth,
-            "recipe": self.setting.recipe.model_dump(mode="json"),
+            "recipe": self.setting.recipe.replace(learning_rate=self.learning_rate).model_dump(mode="json"),
             "parameters": self.cells[0].parameters,
             "learning_rate": self.learning_rate,
             "accuracy": self.accuracy,
