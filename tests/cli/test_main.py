@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ import pytest
 import attentune
 from attentune import cli
 from attentune.cli.console import activity, known_prompt, print_json
-from attentune.cli.parsing import CommandOptions
+from attentune.cli.parsing import CommandOptions, parse
 from attentune.errors import DataError
 
 
@@ -62,6 +64,18 @@ def test_every_command_has_help_with_an_example_and_json(capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     assert f"\nexamples:\n  attentune {name}" in shown
     assert "--json " in shown
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_example_of_the_help_is_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    module = import_module(f"attentune.cli.{name}")
+    examples = [line.strip() for line in module.EXAMPLES.strip().splitlines()]
+    assert examples
+    for example in examples:
+        program, command, *words = shlex.split(example.partition(" > ")[0])
+        assert (program, command) == ("attentune", name)
+        assert isinstance(parse(module.Options, words, command=name, examples=""), module.Options)
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -79,6 +79,22 @@ def test_help_shows_examples_and_comments() -> None:
     assert "--no-json" not in text
 
 
+def test_help_says_what_an_option_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "64")
+    with pytest.raises(Help) as caught:
+        read("--help")
+    text = str(caught.value)
+    assert "{None}|" not in text
+    assert "--config PATH " in text
+    assert "  --data[.path] PATH   " in text
+    with pytest.raises(Help) as caught:
+        parse(Several, ["--help"], command="bake", examples=EXAMPLES)
+    assert "(default: )" not in str(caught.value)
+    assert "\n\nBake several loaves. They are numbered in the order of their\nnames.\n\nexamples:\n" in str(
+        caught.value
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -140,7 +156,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 class Several(CommandOptions):
-    """Bake several loaves."""
+    """Bake several loaves. They are numbered in the order of their names."""
 
     loaves: tyro.conf.Positional[tuple[str, ...]] = ()  # their names
     seeds: tuple[int, ...] = ()  # on top

@@ -69,7 +69,7 @@ class Options(CommandOptions):
     model's folder that model is asked, and nothing is trained.
     """
 
-    model: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None  # folder of a model
+    model: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = None  # folder of a model
     data: str | None = None  # file or folder; None is the built-in text
     column: str | None = None  # of JSONL, CSV and Parquet
     encoding: str | None = None  # None detects it
@@ -82,7 +82,7 @@ class Options(CommandOptions):
     batch: Count = 32  # windows at a time; does not change the score
     cost: bool = False  # also measure latency of one token, training speed and peak memory, in batches of 12
     suite: str | None = None  # a suite instead of a text: a name, or "recall(pairs=16)"
-    layer: tuple[str, ...] = ()  # to train on the suite, as "heads=1, mask=causal"; several repeat over the depth
+    layer: tuple[str, ...] = ()  # to train: "heads=1, mask=causal"; of several, also by `;`, a pattern
     depth: Count | None = None  # layers of the trained model, which repeat those of --layer; None: as published
     seeds: Count = 3  # trainings from scratch
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()  # to try; empty: the published one

@@ -12,10 +12,11 @@ import inspect
 import io
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from textwrap import indent
+from textwrap import fill, indent
 from typing import Annotated, Any, TypeVar, get_origin
 
 import tyro
@@ -30,6 +31,9 @@ from attentune.spec.value import Frozen
 Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json"), Field(alias="json")]
 REFUSED = re.compile(r"Error parsing (?P<value>[^-\s][^\s:]*): \w+\.(?P<field>\w+): ")
 NESTED = re.compile(r"^([\w.]+): [A-Z]\w*\.(?=\w)")  # `optimizer: OptimizerSpec.` before the name of a field
+OR_NONE = re.compile(r"\{None\}\|([A-Z]+)")
+PATH_OF_DATA = re.compile(r"--data\.path \{None\}\|STR")
+EMPTY = re.compile(r"\(default: ('')?\)")
 RULE = re.compile(r"^\s*-{8,}\s*$", re.MULTILINE)
 
 
@@ -67,7 +71,7 @@ def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, exam
             )
     except SystemExit as stop:
         if not stop.code:
-            raise Help(out.getvalue()) from None
+            raise Help(_readable(out.getvalue())) from None
         raise UsageError(f"{_one_line(err.getvalue(), options.__name__)} (see {program} --help)") from None
     chosen, unknown = parsed
     if unknown:
@@ -123,6 +127,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: is not UTF-8 text (byte {error.start}), as TOML files are") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: is not valid TOML: {error}") from None
+
+
+def _readable(text: str) -> str:
+    """tyro's help as people read it: paragraphs as wide as the terminal, an option by what it takes and its short form.
+
+    What is left out becomes spaces, so that the columns stand as they stood.
+    """
+    head, mark, options = text.partition("\nexamples:\n")
+    width = min(shutil.get_terminal_size().columns, 120)
+    head = "\n\n".join(fill(paragraph, width) for paragraph in head.split("\n\n")) + "\n"
+    options = PATH_OF_DATA.sub(lambda found: "--data[.path] PATH".ljust(len(found[0])), options)
+    options = OR_NONE.sub(lambda found: found[1].ljust(len(found[0])), options)
+    options = EMPTY.sub(lambda found: " " * len(found[0]), options)
+    return head + mark + options
 
 
 def _one_line(boxed: str, root: str) -> str:

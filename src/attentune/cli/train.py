@@ -14,7 +14,7 @@ from attentune.spec.value import Frozen
 EXAMPLES = """
     attentune train --config configs/shakespeare.toml --data shakespeare.txt --out runs/shakespeare
     attentune train --data book.txt --steps 500 --model.layers "heads=4/2, position=alibi, mask=causal"
-    attentune train --config run.toml --optimizer.name muon --optimizer.learning-rate 5e-3 --json
+    attentune train --config configs/shakespeare.toml --optimizer.name muon --optimizer.learning-rate 5e-3 --json
 """
 Size = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]

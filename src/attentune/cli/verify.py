@@ -25,15 +25,16 @@ class Options(CommandOptions):
     """Run the checks of every mechanism, kernel, dtype and layout, outputs and gradients, against the reference.
 
     Each case passes, is refused with a reason, or fails with its worst number and the command that shows it again;
-    the exit code is 1 where any fails. FlexAttention on a CPU is compiled for each case: name it with --kernel flex.
+    the exit code is 1 where any fails. On a CPU FlexAttention has no gradients: its cases are refused, but with
+    --kernel flex it is compiled for each of them (slow) and its outputs are verified.
     """
 
     mechanism: tuple[str, ...] = ()  # only these, by name
     attention: tuple[str, ...] = ()  # texts of attentions or layers to verify instead
-    kernel: tuple[str, ...] = ()  # only these; or the form of a mixer, such as chunked, or identity
+    kernel: tuple[str, ...] = ()  # only these: sdpa, flex, reference, a form of a mixer such as chunked, or identity
     device: Literal["cpu", "cuda"] = "cpu"
-    dtype: tuple[Literal["float64", "float32", "bfloat16", "float16"], ...] = ()  # float64, float32 and bfloat16
-    layout: tuple[Literal["plain", "padded", "packed", "cached", "cross"], ...] = ()  # all of them
+    dtype: tuple[Literal["float64", "float32", "bfloat16", "float16"], ...] = ()  # only these; else all but float16
+    layout: tuple[Literal["plain", "padded", "packed", "cached", "cross"], ...] = ()  # only these
     seed: Seed = 0  # of all operands and parameters
     refusals: bool = False  # name every refused case, instead of counting those of a reason; --json always does
     quick: bool = False  # the plain example of each mechanism, in float64 and float32
