@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+import shape_checks
+
+shape_checks.cheaply()
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parent.parent

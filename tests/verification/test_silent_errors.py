@@ -89,8 +89,11 @@ def test_no_kernel_swallows_keywords() -> None:
     for kernel in KERNELS.values():
         kinds = {parameter.kind for parameter in inspect.signature(kernel.run).parameters.values()}
         assert inspect.Parameter.VAR_KEYWORD not in kinds
-    with pytest.raises(TypeError):
-        Call(*[None] * 7, attn_mask=None)  # type: ignore[call-arg]
+    spec = attention("heads=2")
+    given = (spec, sizes(spec), {}, *operands(sizes(spec), 3), Layout.plain(3))
+    assert Call(*given).spec is spec
+    with pytest.raises(TypeError, match="attn_mask"):
+        Call(*given, attn_mask=None)  # type: ignore[call-arg]
     with pytest.raises(SpecError, match=r"AttentionSpec\.causal is unknown"):
         attention("heads=2").replace(causal=True)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache, lru_cache
 from itertools import chain, islice, product
 from typing import Any, Literal, get_args, get_origin
 
@@ -56,6 +57,7 @@ COMBINATIONS = (  # mechanisms that meet inside a kernel
 )
 
 
+@cache
 def examples(mechanism: type[Mechanism]) -> tuple[Mechanism, ...]:
     """The plain value, then values with every other choice, and with other numbers, where fields have any.
 
@@ -175,6 +177,7 @@ def layers(value: Mechanism) -> tuple[LayerSpec, ...]:
     raise refusals[0]
 
 
+@lru_cache(maxsize=256)
 def sizes(spec: AttentionSpec, *, cross: bool = False, bias: bool = False, depth: int = 1) -> Dims:
     """The sizes of `spec` in the narrowest model that it fits. `SpecError` where it fits none of those tried."""
     refusals: list[SpecError] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -68,6 +69,20 @@ class KernelCase:
             needs_grad=not self.forward_only,
         )
 
+    @cached_property
+    def found(self) -> Tensors:
+        """What the kernel computes of the case as it stands."""
+        return self.compute()
+
+    @property
+    def truth(self) -> Tensors:
+        """What the reference computes of it in float64."""
+        return _truth(self.spec, self.layout, self.device, self.seed, self.length, self.forward_only)
+
+    def output(self, *, layout: Layout | None = None, qkv: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The output alone, of other operands."""
+        return self.compute(layout=layout, qkv=qkv, backward=False)["output"]
+
     def compute(
         self,
         *,
@@ -75,8 +90,9 @@ class KernelCase:
         dtype: torch.dtype | None = None,
         layout: Layout | None = None,
         qkv: tuple[Tensor, Tensor, Tensor] | None = None,
+        backward: bool = True,
     ) -> Tensors:
-        """The output and, where the kernel has any, every gradient, in float64 on the CPU."""
+        """The output and, where the kernel has any and `backward` asks for them, all gradients: float64, on the CPU."""
         dtype = dtype or self.dtype
 
         def leaf(tensor: Tensor) -> Tensor:
@@ -92,7 +108,7 @@ class KernelCase:
             if self.forward_only:  # learned tensors keep their wish for a gradient, as a module's do
                 call = replace(call, q=q.detach(), k=k.detach(), v=v.detach())
             output = KERNELS[kernel or self.kernel].run(call).output
-        if self.forward_only:
+        if self.forward_only or not backward:
             return {"output": output.detach().cpu().double()}
         named = {"q": q, "k": k, "v": v}
         for slot in INSIDE:
@@ -107,10 +123,14 @@ class KernelCase:
         return {name: tensor.detach().cpu().double() for name, tensor in {"output": output, **given}.items()}
 
 
+@lru_cache(maxsize=16)  # every kernel and dtype is held against it
+def _truth(spec: AttentionSpec, layout: str, device: str, seed: int, length: int, forward_only: bool) -> Tensors:
+    return KernelCase(spec, "reference", torch.float64, layout, device, seed, length, forward_only).compute()
+
+
 def exact(case: KernelCase) -> Iterator[Finding]:
     """Output and gradients are those of the float64 reference."""
-    right = case.compute(kernel="reference", dtype=torch.float64)
-    found = case.compute()
+    right, found = case.truth, case.found
     yield from _shaped(case, found)
     if case.kernel == "reference":
         yield from within_dtype("exact", found, right, case.dtype)
@@ -131,7 +151,7 @@ def padding_is_inert(case: KernelCase) -> Iterator[Finding]:
         tensor if valid is None else tensor.masked_fill(~valid.cpu()[:, None, :, None], float("nan"))
         for tensor, valid in zip(case.qkv, (made.query.valid, made.key.valid, made.key.valid), strict=True)
     )
-    clean = case.compute()
+    clean = case.found
     q, k, v = poisoned
     found = case.compute(qkv=(q, k, v))
     for name, right in clean.items():
@@ -148,13 +168,13 @@ def padding_is_inert(case: KernelCase) -> Iterator[Finding]:
 
 def documents_are_isolated(case: KernelCase) -> Iterator[Finding]:
     """Every document of a packed row computes what it computes alone."""
-    packed = case.compute()["output"]
+    packed = case.found["output"]
     for row, begin, end in inputs.document_spans(case.length):
         q, k, v = (tensor[row : row + 1, :, begin:end] for tensor in case.qkv)
         layout = Layout.plain(end - begin, device=case.device)
         if inputs.asks_for_prefix(case.spec.mask):
             layout = layout.with_prefix(torch.tensor(inputs.PREFIX[row : row + 1], device=case.device))
-        alone = case.compute(layout=layout, qkv=(q, k, v))["output"]
+        alone = case.output(layout=layout, qkv=(q, k, v))
         part = {"output": packed[row : row + 1, :, begin:end]}
         yield from same("documents are isolated", part, {"output": alone}, case.dtype)
 
@@ -163,12 +183,12 @@ def nothing_flows_from_the_future(case: KernelCase) -> Iterator[Finding]:
     """Later tokens change nothing before them, nor does an earlier output send them a gradient."""
     if case.spec.mask.lookahead != 0:
         return
-    before = case.compute()["output"]
+    before = case.found["output"]
     for t in range(1, case.length, 1 + case.length // 8):
         q, k, v = (tensor.clone() for tensor in case.qkv)
         for tensor in (q, k, v):
             tensor[:, :, t:] += 3.0
-        after = case.compute(qkv=(q, k, v))["output"]
+        after = case.output(qkv=(q, k, v))
         name = f"output before token {t}"
         yield from same("nothing flows from the future", {name: after[:, :, :t]}, {name: before[:, :, :t]}, case.dtype)
         if case.make_layout().visible(case.spec.mask)[..., t:, t:].any():

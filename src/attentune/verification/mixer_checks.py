@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -47,6 +48,19 @@ class MixerCase:
     def start(self, rows: int, dtype: torch.dtype) -> State:
         return self.mixer.init(self.dims, rows, torch.zeros(1, device=self.device, dtype=dtype))
 
+    @cached_property
+    def found(self) -> Tensors:
+        """What the form computes of the case as it stands, without infinities."""
+        return _without_infinity(self.compute())
+
+    def truth(self, *, shaken: torch.dtype | None = None) -> Tensors:
+        """What the first form computes of it in float64; of inputs `shaken` by the rounding of a dtype, if so told."""
+        return _truth(self.mixer, self.layout, self.device, self.seed, self.length, shaken)
+
+    def output(self, x: Tensor, *, places: tuple[Tensor | None, Tensor | None] | None = None) -> Tensor:
+        """The output alone, of another input."""
+        return self.compute(x=x, places=places, backward=False)["output"]
+
     def compute(
         self,
         *,
@@ -55,6 +69,7 @@ class MixerCase:
         x: Tensor | None = None,
         pieces: tuple[int, ...] | None = None,
         places: tuple[Tensor | None, Tensor | None] | None = None,
+        backward: bool = True,
     ) -> Tensors:
         """Output, the state after the last token, and gradients of inputs and parameters; piece by piece if so told."""
         dtype = dtype or self.dtype
@@ -75,6 +90,8 @@ class MixerCase:
             outputs.append(y)
             begin += piece
         output = torch.cat(outputs, 1)
+        if not backward:
+            return {"output": output.detach().cpu().double()}
         mixture = torch.linspace(-1, 1, output.numel(), device=self.device, dtype=dtype).view_as(output)
         named = {"x": given, **{f"parameters.{name}": tensor for name, tensor in own.items()}}
         gradients = torch.autograd.grad((output * mixture).sum(), list(named.values()), allow_unused=True)
@@ -97,13 +114,20 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x * (1 + torch.finfo(dtype).eps * (torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5))
 
 
+@lru_cache(maxsize=16)  # every form and dtype is held against it
+def _truth(
+    mixer: Mixer, layout: str, device: str, seed: int, length: int, shaken: torch.dtype | None = None
+) -> Tensors:
+    case = MixerCase(mixer, mixer.forms[0], torch.float64, layout, device, seed, length)
+    return _without_infinity(case.compute(x=case.x if shaken is None else _rounded(case.x, shaken)))
+
+
 def exact(case: MixerCase) -> Iterator[Finding]:
     """Output, state and gradients are those of the first form in float64."""
     first = case.mixer.forms[0]
-    right = _without_infinity(case.compute(form=first, dtype=torch.float64))
-    found = _without_infinity(case.compute())
+    right, found = case.truth(), case.found
     # How much the truth changes with every input rounded to the dtype: a norm of numbers that cancel magnifies it.
-    shaken = _without_infinity(case.compute(form=first, dtype=torch.float64, x=_rounded(case.x, case.dtype)))
+    shaken = case.truth(shaken=case.dtype)
     slack = ROUNDS * max(largest(shaken[name] - tensor) for name, tensor in right.items())
     if case.form == first or case.dtype is torch.float64:
         yield from within_dtype("exact", found, right, case.dtype, factor=ROUNDS, slack=slack)
@@ -114,11 +138,11 @@ def exact(case: MixerCase) -> Iterator[Finding]:
 
 def nothing_flows_from_the_future(case: MixerCase) -> Iterator[Finding]:
     """Later tokens change nothing before them."""
-    before = case.compute()["output"]
+    before = case.found["output"]
     for t in range(1, case.length, 1 + case.length // 8):
         x = case.x.clone()
         x[:, t:] += 3.0
-        after = case.compute(x=x)["output"]
+        after = case.output(x)
         name = f"output before token {t}"
         yield from same("nothing flows from the future", {name: after[:, :t]}, {name: before[:, :t]}, case.dtype)
 
@@ -128,7 +152,7 @@ def padding_is_inert(case: MixerCase) -> Iterator[Finding]:
     valid, starts = case.places()
     if valid is None:
         return
-    clean = _without_infinity(case.compute())
+    clean = case.found
     poisoned = case.x.masked_fill(~valid.cpu()[..., None], float("nan"))
     found = _without_infinity(case.compute(x=poisoned))
     yield from same("padding is inert", found, clean, case.dtype)
@@ -146,16 +170,16 @@ def padding_is_inert(case: MixerCase) -> Iterator[Finding]:
 
 def documents_are_isolated(case: MixerCase) -> Iterator[Finding]:
     """Every document of a packed row computes what it computes alone."""
-    packed = case.compute()["output"]
+    packed = case.found["output"]
     for row, begin, end in inputs.document_spans(case.length):
-        alone = case.compute(x=case.x[row : row + 1, begin:end], places=(None, None))["output"]
+        alone = case.output(case.x[row : row + 1, begin:end], places=(None, None))
         part = {"output": packed[row : row + 1, begin:end]}
         yield from same("documents are isolated", part, {"output": alone}, case.dtype)
 
 
 def pieces_are_the_whole(case: MixerCase) -> Iterator[Finding]:
     """Token by token and in chunks, with the state carried: the same output, state and gradients."""
-    whole = _without_infinity(case.compute())
+    whole = case.found
     rest = case.length - 6
     for name, pieces in (
         ("one token at a time", (1,) * case.length),

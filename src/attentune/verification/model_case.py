@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -60,22 +59,28 @@ class ModelCase:
         return max(1, 0 if attention is None else attention.mask.lookahead or 0)
 
     @cached_property
-    def truth(self) -> Tensors:
-        """What the reference computes in float64."""
-        kernel = "auto" if self.kernel == "auto" else "reference"
-        return self.compute(self.build(torch.float64, kernel), self.ids)
+    def found(self) -> Tensors:
+        """What the model computes."""
+        return self.compute(self.model, self.ids)
 
     @cached_property
+    def rows(self) -> Tensor:
+        """The logits of whole rows, without gradients."""
+        return self.logits(self.ids, self.make_layout())
+
+    @property
+    def truth(self) -> Tensors:
+        """What the reference computes in float64."""
+        return _truth(self.layer, self._exactly, self.layout, self.device, self.seed)
+
+    @property
     def shaken(self) -> Tensors:
         """How much the truth changes with every weight rounded to the dtype: the condition of the problem."""
-        kernel = "auto" if self.kernel == "auto" else "reference"
-        model = deepcopy(self.build(torch.float64, kernel))
-        eps = torch.finfo(self.dtype).eps
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(self.seed)
-            for parameter in model.parameters():
-                parameter.mul_(1 + eps * (torch.rand(parameter.shape).to(parameter) - 0.5))
-        return {name: tensor - self.truth[name] for name, tensor in self.compute(model, self.ids).items()}
+        return _shaken(self.layer, self._exactly, self.layout, self.device, self.seed, self.dtype)
+
+    @property
+    def _exactly(self) -> str:
+        return "auto" if self.kernel == "auto" else "reference"
 
     @property
     def slack(self) -> float:
@@ -159,6 +164,29 @@ def spec_of(layer: LayerSpec) -> ModelSpec:
         norm="rms",
         bias=True,
     )
+
+
+@lru_cache(maxsize=8)  # every kernel and dtype is held against it
+def _truth(layer: LayerSpec, kernel: str, layout: str, device: str, seed: int) -> Tensors:
+    return ModelCase(layer, kernel, torch.float64, layout, device, seed).found
+
+
+@lru_cache(maxsize=8)
+def _shaken(layer: LayerSpec, kernel: str, layout: str, device: str, seed: int, dtype: torch.dtype) -> Tensors:
+    case = ModelCase(layer, kernel, torch.float64, layout, device, seed)
+    weights, eps = dict(case.model.named_parameters()), torch.finfo(dtype).eps
+    begun = {name: parameter.detach().clone() for name, parameter in weights.items()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for parameter in weights.values():
+            parameter.mul_(1 + eps * (torch.rand(parameter.shape).to(parameter) - 0.5))
+    try:
+        shaken = case.compute(case.model, case.ids)
+    finally:  # other cases compute with the same model
+        with torch.no_grad():
+            for name, parameter in weights.items():
+                parameter.copy_(begun[name])
+    return {name: tensor - case.truth[name] for name, tensor in shaken.items()}
 
 
 @lru_cache(maxsize=16)
