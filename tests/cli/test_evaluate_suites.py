@@ -117,6 +117,16 @@ def test_needles_for_a_model(capsys: pytest.CaptureFixture[str], model: Path, te
     assert [line.split() for line in shown[2:]] == [["0", "0.00", "0.00"], ["1", "0.00", "0.00"]]
 
 
+@pytest.mark.filterwarnings("default::attentune.data.encoding.DataWarning")
+def test_characters_of_the_text_may_be_skipped(capsys: pytest.CaptureFixture[str], model: Path, text: Path) -> None:
+    text.write_text(f"É{TEXT}")
+    command = [str(model), "--suite", "needle(lengths=120, depths=0)", "--data", str(text)]
+    assert main(["evaluate", *command]) == 2
+    assert "--unknown skip" in capsys.readouterr().err
+    found = evaluated(capsys, *command, "--recipe.test-examples", "4", "--unknown", "skip")
+    assert found["rows"] == 4
+
+
 def test_a_model_is_trained_to_find_needles(capsys: pytest.CaptureFixture[str], text: Path) -> None:
     suite = ["--suite", "needle(lengths=120, depths=(0, 1))", "--data", str(text)]
     found = evaluated(capsys, *suite, *ATTENTION, *SMALL, "--seeds", "1")
@@ -132,6 +142,11 @@ def test_a_model_is_trained_to_find_needles(capsys: pytest.CaptureFixture[str], 
         (["--suite", "recal", *ATTENTION], "unknown suite 'recal'; did you mean 'recall'?"),
         (["--suite", "recall", *ATTENTION, "--limit", "9"], "--limit does not go with --suite"),
         (["--suite", "recall", *ATTENTION, "--data", "TEXT"], "--data does not go with suite recall"),
+        (["--suite", "recall", *ATTENTION, "--unknown", "skip"], "--unknown is for models that are trained already"),
+        (
+            ["MODEL", "--suite", "needle(question='É?')", "--data", "TEXT"],
+            "does not know every character of the needles",
+        ),
         (["MODEL", *ATTENTION], "--layer needs --suite"),
         (["MODEL", "--seeds", "2"], "--seeds needs --suite"),
         (["MODEL", "--suite", "recall"], "in tokens of its own, which no trained model knows"),

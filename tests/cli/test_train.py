@@ -90,6 +90,7 @@ def test_the_small_decoder_of_the_configuration_is_what_it_says() -> None:
     assert [layer.attention.heads.heads for layer in spec.layers] == [4]
 
 
+@pytest.mark.filterwarnings("default::attentune.data.encoding.DataWarning")
 def test_train_then_evaluate_then_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path) -> None:
     trained = train(capsys, text, tmp_path / "run")
     assert trained["steps"] == 6
@@ -129,6 +130,12 @@ def test_train_then_evaluate_then_generate(capsys: pytest.CaptureFixture[str], t
         assert caught.out == ""
     skipped = run(capsys, "generate", model, "--prompt", "thÉe ", "--unknown", "skip", "--tokens", "9", "--seed", "4")
     assert (skipped["prompt"], skipped["samples"]) == ("the ", written["samples"][:1])
+    assert main(["generate", model, "--prompt", "thÉe ", "--unknown", "skip", "--tokens", "9"]) == 0
+    caught = capsys.readouterr()
+    assert (
+        caught.err == "attentune: warning: left out 1 of 5 characters of the prompt that the tokenizer does not know\n"
+    )
+    assert caught.out.startswith("the ")
 
     (plan,) = run(capsys, "plan", "--model", model, "--length", "16")
     assert plan["attention"] == "heads=2, position=alibi, mask=causal"

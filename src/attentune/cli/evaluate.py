@@ -17,7 +17,7 @@ EXAMPLES = """
     attentune evaluate runs/book/best --data book.txt --validation 0.1 --json
     attentune evaluate runs/book/best --data reviews.csv --column text --unknown skip
     attentune evaluate runs/book/best --data book.txt --limit 10000 --cost
-    attentune evaluate runs/book/best --suite needle --data other.txt
+    attentune evaluate runs/book/best --suite needle --data other.txt --unknown skip
     attentune evaluate --suite recall --layer "heads=1, mask=causal" --out runs/recall
     attentune evaluate --suite "recall(pairs=16)" --layer "branches=linear_attention(1)" --learning-rates 1e-3 3e-3
     attentune evaluate --suite listops --layer "heads=2, mask=causal & window(64); heads=2, mask=full" --seeds 1
@@ -25,7 +25,7 @@ EXAMPLES = """
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
-OF_TEXT = ("validation", "unknown", "context", "stride", "limit", "isolate_documents", "batch", "cost")
+OF_TEXT = ("validation", "context", "stride", "limit", "isolate_documents", "batch", "cost")
 WHERE_TEXT_IS = ("data", "column", "encoding")
 OF_TRAINING = ("layer", "depth", "seeds", "learning_rates", "jobs", "out", "recipe")
 
@@ -107,6 +107,7 @@ def run(options: Options) -> int:
     from attentune.cli.suites import find_needles, train_on_suite
 
     if options.model is None:
+        _refuse(options, ("unknown",), "is for models that are trained already: name the folder of one")
         train_on_suite(options, options.suite)
     else:
         asked = tuple(name for name in OF_TRAINING if name != "recipe")

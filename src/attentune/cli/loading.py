@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
 
 from attentune.cli.words import UsageError
+from attentune.data.encoding import DataWarning
 from attentune.data.tokenizers import Tokenizer, load_tokenizer
+from attentune.data.vocabulary import Unknown
 from attentune.errors import CheckpointError, SpecError
 from attentune.mechanisms import load_plugin, registry
 from attentune.models.checkpoint import CONFIG, load_model
@@ -49,6 +52,23 @@ def model_folder(folder: Path) -> Path:
                 f"{folder} holds no model yet: `attentune {command}` has not ended there; the same command goes on"
             )
     return folder
+
+
+def known_text(text: str, tokenizer: Tokenizer, *, unknown: Unknown, of: str) -> str:
+    """`text`, without the characters that the tokenizer does not know where these are to be skipped, with a warning.
+
+    Raises:
+        DataError: there are some, and they are not to be skipped.
+    """
+    ids = tokenizer.encode(text, unknown=unknown)
+    known = text if unknown == "error" else tokenizer.decode(ids)
+    if left_out := len(text) - len(known):
+        warnings.warn(
+            f"left out {left_out} of {len(text)} characters of {of} that the tokenizer does not know",
+            DataWarning,
+            stacklevel=2,
+        )
+    return known
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from attentune.cli.words import UsageError
 
 EXAMPLES = """
     attentune plan --attention "heads=8/2, position=rotary, mask=causal & window(256)" --length 4096
-    attentune plan --attention "heads=8, mask=causal, normalizer=entmax15" --kernel flex --train
+    attentune plan --attention "heads=8, mask=causal, normalizer=entmax15" --train --wanted weights
     attentune plan --model runs/book/best --length 1 --keys 2048 --json
 """
 Count = Annotated[int, Field(ge=1)]

@@ -10,12 +10,13 @@ import numpy as np
 
 from attentune.cli.console import activity, print_json
 from attentune.cli.evaluate import WHERE_TEXT_IS, Options
-from attentune.cli.loading import load, model_folder, pick_device
+from attentune.cli.loading import known_text, load, model_folder, pick_device
 from attentune.cli.words import UsageError
 from attentune.data.builtin import NAME, builtin_text
 from attentune.data.corpus import split_documents
 from attentune.data.files import read_documents
 from attentune.data.tokenizers import train_tokenizer
+from attentune.errors import DataError
 from attentune.evaluation.suites import read_suite
 from attentune.evaluation.suites.needle import Needle
 from attentune.evaluation.suites.scoring import score_examples
@@ -72,8 +73,15 @@ def find_needles(options: Options, suite: str, folder: Path) -> None:
     if other := [name for name in changed if name != "test_examples"]:
         raise UsageError(f"--recipe.{other[0].replace('_', '-')} is for models that are trained from scratch")
     model, tokenizer = load(folder, device=options.device, plugin=options.plugin)
-    text = "\n\n".join(_documents(options))
+    try:
+        tokenizer.encode(needle.alphabet)
+    except DataError:
+        raise UsageError(
+            f"this model's tokenizer does not know every character of the needles, {needle.alphabet!r}: leave out the "
+            "model and name a --layer, and one that knows them is trained"
+        ) from None
     source = options.data or NAME
+    text = known_text("\n\n".join(_documents(options)), tokenizer, unknown=options.unknown, of=source)
     task = needle.bind(text, text, tokenizer, context=model.spec.context, source=source)
     rows = options.recipe.test_examples or task.recipe.test_examples
     examples = task.test(rows, np.random.default_rng((0, 1)))

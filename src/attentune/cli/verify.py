@@ -37,7 +37,7 @@ class Options(CommandOptions):
     layout: tuple[Literal["plain", "padded", "packed", "cached", "cross"], ...] = ()  # only these
     seed: Seed = 0  # of all operands and parameters
     refusals: bool = False  # name every refused case, instead of counting those of a reason; --json always does
-    quick: bool = False  # the plain example of each mechanism, in float64 and float32
+    quick: bool = False  # the plain example of each mechanism: every layout in float64, plain rows in float32
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attentune.cli.console import print_json
 from attentune.cli.generate import Options
-from attentune.cli.loading import load, model_folder
+from attentune.cli.loading import known_text, load, model_folder
 from attentune.cli.words import UsageError
 from attentune.data.tokenizers import Tokenizer
 from attentune.errors import DataError
@@ -42,15 +42,13 @@ def write(options: Options) -> None:
 
 def _known(options: Options, tokenizer: Tokenizer) -> str:
     """The prompt, as far as the tokenizer knows its characters."""
-    ids = tokenizer.encode(options.prompt, unknown=options.unknown)
-    if not len(ids) and tokenizer.end_of_text is None:
+    known = known_text(options.prompt, tokenizer, unknown=options.unknown, of="the prompt")
+    if not known and tokenizer.end_of_text is None:
         try:
             tokenizer.encode("\n")
         except DataError:
-            raise UsageError(
-                "this model knows no start of a text or of a line: give it a --prompt to go on from"
-            ) from None
-    return options.prompt if options.unknown == "error" else tokenizer.decode(ids)
+            raise UsageError("this model knows no start of a text or of a line: give it a --prompt") from None
+    return known
 
 
 def _check_decoding(options: Options, model: Decoder, prompt: int) -> None:

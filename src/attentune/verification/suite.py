@@ -35,7 +35,7 @@ class Selection:
     layouts: tuple[str, ...] = ()
     device: str = "cpu"
     seed: int = 0
-    quick: bool = False  # the plain example of each mechanism, in float64 and float32
+    quick: bool = False  # the plain example of each mechanism: on every layout in float64, on plain rows in float32
 
     def __post_init__(self) -> None:
         known = {value.model_fields["kind"].default for value in registry}
@@ -109,13 +109,18 @@ def _dtypes(selection: Selection) -> tuple[torch.dtype, ...]:
     return selection.dtypes or (DTYPES[:2] if selection.quick else DTYPES)
 
 
+def _layouts(selection: Selection, dtype: torch.dtype) -> tuple[str, ...]:
+    plain_rows = selection.quick and not selection.dtypes and dtype is not torch.float64
+    return selection.layouts or (("plain",) if plain_rows else LAYOUTS)
+
+
 def _of_layer(selection: Selection, kind: str, layer: LayerSpec, *, slot: str) -> Iterator[Item]:
     ways = layer.branches[0].forms if layer.branches else tuple(KERNELS)
     for kernel in ways:
         if selection.kernels and kernel not in selection.kernels:
             continue
         for dtype in _dtypes(selection):
-            for layout in selection.layouts or LAYOUTS:
+            for layout in _layouts(selection, dtype):
                 item = Item(kind, str(layer), layer, kernel, dtype, layout, named=kernel in selection.kernels)
                 yield _across(item, slot) if layout == "cross" else item
 
