@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from attentune.cli import main
-from attentune.cli.study_view import StudyView
+from attentune.cli.study_view import StudyView, study_text
 from attentune.search.analysis import difference
 from attentune.search.progress import StudyProgress
 from attentune.search.result import (
@@ -176,3 +176,10 @@ def test_on_a_terminal_every_trial_has_a_line(
     assert "failed: [nan] at step 3" in shown
     assert "best 1.7500" in shown
     assert "5/20" in shown
+
+
+def test_text_to_try_is_offered_where_the_model_can_write() -> None:
+    found = study(passed=True)
+    last = study_text(found, Path("runs/x")).splitlines()[-1]
+    assert last == "more:     attentune generate runs/x/best --prompt The --tokens 400"
+    assert "generate" not in study_text(found.replace(sample=None), Path("runs/x"))

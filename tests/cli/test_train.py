@@ -204,6 +204,17 @@ def test_mistakes_are_one_line(
     assert caught.count("\n") == 1
 
 
+def test_what_cannot_write_is_not_said_to_continue(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path
+) -> None:
+    whole = ("--model.depth", "1", "--model.layers", "heads=2, mask=full")
+    command = ("train", "--data.path", str(text), "--out", str(tmp_path / "run"), *SMALL.split(), *whole)
+    assert main([*command]) == 0
+    shown = capsys.readouterr().out
+    assert f"model       {tmp_path / 'run' / 'model'}" in shown
+    assert "continue" not in shown
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "left"

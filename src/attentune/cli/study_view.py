@@ -109,8 +109,7 @@ def study_text(result: StudyResult, out: Path) -> str:
         difference = f"largest difference {result.deployment.max_logit_difference:.2g}"
         lines.append(f"check     reloaded in a fresh process: {check} ({difference})")
     lines += [f"report    {out / 'report.html'}", f"model     {model}"]
-    if result.sample is not None:
-        lines += ["", "sample:", result.sample.prompt + result.sample.text]
-    prompt = known_prompt("" if result.sample is None else result.sample.prompt)
-    more = shlex.join(["attentune", "generate", str(model), *prompt, "--tokens", "400"])
-    return "\n".join([*lines, "", f"more:     {more}"])
+    if result.sample is not None:  # there is none where the attention cannot decode
+        more = shlex.join(["attentune", "generate", str(model), *known_prompt(result.sample.prompt), "--tokens", "400"])
+        lines += ["", "sample:", result.sample.prompt + result.sample.text, "", f"more:     {more}"]
+    return "\n".join(lines)

@@ -59,7 +59,7 @@ def train_and_save(options: Options) -> None:
     if options.json_:
         print_json(summary)
     else:
-        print(_shown(summary, spec.depth, corpus))
+        print(_shown(summary, spec, corpus))
 
 
 def read_corpus(data: DataSpec, *, context: int) -> Corpus:
@@ -101,8 +101,7 @@ def _summary(out: Path, folder: Path, model: nn.Module, corpus: Corpus, result: 
     }
 
 
-def _shown(summary: dict[str, Any], depth: int, corpus: Corpus) -> str:
-    start = corpus.tokenizer.decode(corpus.validation.ids[:PROMPT_TOKENS].tolist())
+def _shown(summary: dict[str, Any], spec: ModelSpec, corpus: Corpus) -> str:
     lines = []
     if score := summary["score"]:
         lines.append(
@@ -110,12 +109,16 @@ def _shown(summary: dict[str, Any], depth: int, corpus: Corpus) -> str:
             f"{score['bits_per_byte']:.4f} bits/byte, perplexity {score['perplexity']:.3f} ({score['tokens']:,} tokens)"
         )
         if (layers := score["layers_per_token"]) is not None:
-            lines.append(f"depth       {layers:.2f} of {depth} layers a token; the others were not computed")
+            lines.append(f"depth       {layers:.2f} of {spec.depth} layers a token; the others were not computed")
     speed = f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['parameters']:,} parameters"
     lines += [
         f"training    {summary['steps']:,} steps in {summary['seconds']:.1f} s, {speed}",
         *(f"look at     {warning}" for warning in summary["diagnostics"]),
         f"model       {summary['model']}",
-        f"continue    {shlex.join(['attentune', 'generate', summary['model'], *known_prompt(start)])}",
     ]
+    if all(
+        attention.mask.lookahead is not None for attention in spec.attentions
+    ):  # else no text can be written with it
+        start = corpus.tokenizer.decode(corpus.validation.ids[:PROMPT_TOKENS].tolist())
+        lines.append(f"continue    {shlex.join(['attentune', 'generate', summary['model'], *known_prompt(start)])}")
     return "\n".join(lines)
