@@ -70,7 +70,9 @@ def instruction_set() -> str:
 
 def segments(problem: Problem) -> int:
     """Into how many parts the backward pass cuts the queries of one batch row and group, so that all threads have work."""
-    return int(_library().attentune_segments(ctypes.byref(problem)))
+    library = _library()
+    library.attentune_segments.restype = ctypes.c_int64
+    return int(library.attentune_segments(ctypes.byref(problem)))
 
 
 def call(function: Function, problem: Problem) -> None:

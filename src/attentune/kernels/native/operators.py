@@ -148,7 +148,7 @@ def _differentiate(ctx: Any, d_output: Tensor | None, d_lse: Tensor | None) -> A
         *ctx.rest,
     )
     given = [d if want else None for d, want in zip(d_values, wanted, strict=True)]
-    nothing = [None] * len(ctx.rest)
+    nothing = [[] if isinstance(x, list | tuple) and not x else None for x in ctx.rest]  # an empty list stays a list
     return dq, dk, dv, given, (d_extra if ctx.extra else None), [None] * table_count, None, None, None, *nothing
 
 

@@ -64,14 +64,19 @@ template <class T> struct Held {
 
 template <class T> INLINE Mask<T> seen(const Sight &sight, int j, int v) { return lanes_of<T>(sight.key[j] >> (v * LANES<T>)); }
 
-// The keys that the queries of one vector see at all; what lies outside counts as 0 in the products.
+// The keys [low, high) that the queries of one vector see at all.
+template <class T> static void visible_keys(const Sight &sight, int v, int &low, int &high) {
+    sight.of_query.block(v * LANES<T>, LANES<T>, low, high);
+    if (low > high) low = high = 0;
+}
+
+// The same, and the rest of what the sum over keys reads set to 0.
 template <class T> static void clear_outside(const Sight &sight, int v, T *s, int &low, int &high) {
     low = 0, high = TILE;
     if (sight.whole) return;
-    sight.of_query.block(v * LANES<T>, LANES<T>, low, high);
-    if (low > high) low = high = sight.first_key;
-    for (int j = sight.first_key; j < low; j++) store(s + j * TILE + v * LANES<T>, Vector<T>{});
-    for (int j = high; j < sight.end_key; j++) store(s + j * TILE + v * LANES<T>, Vector<T>{});
+    visible_keys<T>(sight, v, low, high);
+    for (int j = sight.first_key; j < sight.end_key; j++)
+        if (j < low || j >= high) store(s + j * TILE + v * LANES<T>, Vector<T>{});
 }
 
 // Online softmax of one tile: s becomes p = exp(s - highest); what was summed under an older maximum is scaled down.

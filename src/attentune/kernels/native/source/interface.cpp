@@ -6,6 +6,7 @@
 #define DECLARE(SET)                                                                                                   \
     namespace SET {                                                                                                    \
     int run_forward(const Problem &);                                                                                  \
+    int run_backward(const Problem &);                                                                                 \
     }
 DECLARE(plain)
 #if defined(ATTENTUNE_X86)
@@ -57,4 +58,13 @@ const char *attentune_instruction_set() {
     return names[chosen_set() + 1];
 }
 int attentune_forward(const Problem *p) { return RUN(run_forward); }
+int attentune_backward(const Problem *p) { return RUN(run_backward); }
+
+// Parts into which the queries of each batch row and group are cut, where these alone are too few for the threads.
+int64_t attentune_segments(const Problem *p) {
+    int64_t rows = p->batch * p->groups, tiles = (p->queries + 63) / 64;
+    if (p->threads < 2 || rows < 1 || rows >= 2 * p->threads) return 1;
+    int64_t parts = (4 * p->threads + rows - 1) / rows;
+    return parts < tiles ? parts : (tiles > 1 ? tiles : 1);
+}
 }
