@@ -68,10 +68,14 @@ class Reason:
 
 @dataclass(frozen=True)
 class Cost:
-    """A prediction: arithmetic operations, and bytes that move to and from memory."""
+    """A prediction: arithmetic operations, and bytes that move to and from memory.
+
+    `path` names the code that does them where a kernel has several, since each has a speed of its own.
+    """
 
     operations: float
     bytes: float
+    path: str = ""
 
 
 @dataclass

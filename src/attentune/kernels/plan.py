@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attentune.errors import KernelError, near
+from attentune.kernels.blocked import Blocked
 from attentune.kernels.flex import Flex
 from attentune.kernels.kernel import Cost, Kernel, Reason, Request
 from attentune.kernels.reference import Reference
 from attentune.kernels.sdpa import SDPA
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (SDPA(), Flex(), Reference())}
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (SDPA(), Blocked(), Flex(), Reference())}
 
 # Rough rates of two CPU cores and of an accelerator: operations and bytes a second, and seconds a call costs anyhow.
 RATES = {"cpu": (1e11, 1e10), "cuda": (1e14, 2e12)}
-OVERHEAD = {"sdpa": 2e-5, "flex": 1.5e-4, "reference": 1e-4}
+OVERHEAD = {"sdpa": 2e-5, "blocked": 2e-4, "flex": 1.5e-4, "reference": 1e-4}
 COMPILE_SECONDS = 1.5  # a call's share of compiling flex on a CPU: half a minute for each length, used some 20 times
 
 
