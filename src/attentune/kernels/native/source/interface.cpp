@@ -7,6 +7,7 @@
     namespace SET {                                                                                                    \
     int run_forward(const Problem &);                                                                                  \
     int run_backward(const Problem &);                                                                                 \
+    int run_statistics(const Problem &);                                                                               \
     }
 DECLARE(plain)
 #if defined(ATTENTUNE_X86)
@@ -59,6 +60,7 @@ const char *attentune_instruction_set() {
 }
 int attentune_forward(const Problem *p) { return RUN(run_forward); }
 int attentune_backward(const Problem *p) { return RUN(run_backward); }
+int attentune_statistics(const Problem *p) { return RUN(run_statistics); }
 
 // Parts into which the queries of each batch row and group are cut, where these alone are too few for the threads.
 int64_t attentune_segments(const Problem *p) {

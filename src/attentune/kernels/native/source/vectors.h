@@ -14,7 +14,7 @@
 #else
 #define VECTOR_BYTES 16
 #endif
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE inline __attribute__((always_inline))
 
 namespace ISA {
 
@@ -45,11 +45,17 @@ template <class T> INLINE void store(T *to, Vector<T> v) { std::memcpy(to, &v, s
 template <class T> INLINE Vector<T> fill(T x) { return x - Vector<T>{}; } // x - 0 is x, for -0 and NaN too
 
 template <class T> INLINE Vector<T> larger(Vector<T> a, Vector<T> b) { return a > b ? a : b; } // b where a is NaN
-template <class T> INLINE T sum_of(Vector<T> v) {
-    T sum = 0;
-    for (int lane = 0; lane < LANES<T>; lane++) sum += v[lane];
-    return sum;
+template <class T> INLINE T sum_of(Vector<T> v) { // by halves
+    T part[LANES<T>];
+    store(part, v);
+    for (int half = LANES<T> / 2; half; half /= 2)
+        for (int lane = 0; lane < half; lane++) part[lane] += part[lane + half];
+    return part[0];
 }
+#if defined(__AVX512F__)
+template <> INLINE float sum_of<float>(Vector<float> v) { return _mm512_reduce_add_ps((__m512)v); }
+template <> INLINE double sum_of<double>(Vector<double> v) { return _mm512_reduce_add_pd((__m512d)v); }
+#endif
 template <class T> INLINE bool any(Mask<T> mask) {
 #if defined(__AVX512F__)
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
