@@ -61,7 +61,8 @@ static void unweigh(const Problem &p, const Sight &sight, const Place &place, co
 }
 
 template <class T>
-static void hold_back(const Problem &p, int64_t b, int64_t g, int64_t h, int64_t tile, const HeldBack<T> &held, int D, int V) {
+static void hold_back(const Problem &p, int64_t b, int64_t g, int64_t h, int64_t tile, const HeldBack<T> &held, int D, int V,
+                      T *o_columns) {
     const int64_t first = tile * TILE;
     const int count = in_tile(first, p.queries), width = int(p.head_width), value = int(p.value_width);
     const T *q = at<T>(p.q, b, h, first), *d = at<T>(p.d_output, b, h, first);
@@ -70,21 +71,27 @@ static void hold_back(const Problem &p, int64_t b, int64_t g, int64_t h, int64_t
     gather_columns(d, p.d_output.token, count, value, T(1), held.d_columns);
     gather_rows(d, p.d_output.token, count, value, V, held.d_rows);
     std::memset(held.dq, 0, sizeof(T) * size_t(D) * TILE);
+    // Summed in the order of the product dP = dO V^T, so that dP - delta is exactly 0 where o is v.
+    gather_columns(at<T>(p.output, b, h, first), p.output.token, count, value, T(1), o_columns);
+    for (int i = 0; i < TILE; i += LANES<T>) {
+        Vector<T> sum{};
+        for (int n = 0; n < value; n++) sum += load(o_columns + n * TILE + i) * load(held.d_columns + n * TILE + i);
+        store(held.delta + i, sum);
+    }
     for (int i = 0; i < TILE; i++) {
-        held.lse[i] = held.delta[i] = 0;
-        if (i >= count || p.kind != SOFTMAX) continue;
-        const T lse = at<T>(p.lse, b, h, first)[i], *o = at<T>(p.output, b, h, first + i);
-        if (lse == T(-INFINITY)) continue; // sees nothing: exp(-inf - 0) is 0
+        const T lse = i < count && p.kind == SOFTMAX ? at<T>(p.lse, b, h, first)[i] : T(-INFINITY);
+        held.lse[i] = 0;
+        if (lse == T(-INFINITY)) { // sees nothing: exp(-inf - 0) is 0
+            held.delta[i] = 0;
+            continue;
+        }
         T total = lse;
         if (p.extra_logit) {
             T extra = static_cast<const T *>(p.extra_logit)[h], high = extra > lse ? extra : lse;
             total = high + std::log1p(std::exp((extra > lse ? lse : extra) - high));
         }
-        T sum = 0;
-        const T *row = held.d_rows + i * V;
-        for (int n = 0; n < value; n++) sum += row[n] * o[n];
-        if (p.d_lse.data) sum -= at<T>(p.d_lse, b, h, first)[i] * std::exp(total - lse);
-        held.lse[i] = total, held.delta[i] = sum;
+        if (p.d_lse.data) held.delta[i] -= at<T>(p.d_lse, b, h, first)[i] * std::exp(total - lse);
+        held.lse[i] = total;
     }
 }
 
@@ -95,10 +102,10 @@ static bool backward_unit(const Problem &p, int64_t b, int64_t g, int64_t row, i
     const int width = int(p.head_width), value = int(p.value_width);
     const int64_t group = p.heads / p.groups, most = 4, heads_each = group < most ? group : most, tiles_each = most / heads_each;
     const int64_t each = (2 * D + width + V + value + 2) * TILE, tile_size = TILE * TILE;
-    T *memory = scratch().reserve<T>(size_t(most * each + (3 + p.steps) * tile_size + D * TILE) + sizeof(StepTile<T>) / sizeof(T) + 64);
+    T *memory = scratch().reserve<T>(size_t(most * each + (3 + p.steps) * tile_size + (D + value) * TILE) + sizeof(StepTile<T>) / sizeof(T) + 64);
     if (!memory) return false;
     T *s = memory, *dp = s + tile_size, *spare = dp + tile_size, *saved = spare + tile_size, *keys = saved + p.steps * tile_size;
-    T *rest = keys + D * TILE;
+    T *o_columns = keys + D * TILE, *rest = o_columns + value * TILE;
     StepTile<T> &steps = *reinterpret_cast<StepTile<T> *>(rest + most * each);
     HeldBack<T> held[Walk::MOST];
     for (int n = 0; n < most; n++) {
@@ -113,12 +120,13 @@ static bool backward_unit(const Problem &p, int64_t b, int64_t g, int64_t row, i
             const int64_t heads = (g + 1) * group - head < heads_each ? (g + 1) * group - head : heads_each;
             const int64_t count = to - first < tiles_each ? to - first : tiles_each;
             for (int64_t n = 0; n < heads * count; n++)
-                hold_back(p, b, g, head + n / count, first + n % count, held[n], D, V);
+                hold_back(p, b, g, head + n / count, first + n % count, held[n], D, V, o_columns);
             Walk walk(p, b, first, count);
             for (int64_t tile; (tile = walk.next()) >= 0;) {
                 Place place{b, 0, 0, tile * TILE, 0, in_tile(tile * TILE, p.keys)};
                 gather_rows(at<T>(p.k, b, g, place.key), p.k.token, place.keys, width, D, keys);
                 const T *values = at<T>(p.v, b, g, place.key);
+                fetch_ahead<T>(p, b, g, place.key + TILE);
                 T *dk = sums.dk + (tile - sums.first_tile) * TILE * sums.dk_token;
                 T *dv = sums.dv + (tile - sums.first_tile) * TILE * sums.dv_token;
                 for (int64_t t = 0; t < count; t++) {

@@ -25,11 +25,11 @@ struct Units {
         tile_chunks = chunks();
         count = p.batch * p.groups * head_chunks * tile_chunks;
     }
+    // Heads of the same tokens follow each other: their keys and values lie side by side in memory.
     Unit at(const Problem &p, int64_t n) const {
-        int64_t group = p.heads / p.groups, tile = tile_chunks - 1 - n % tile_chunks;
-        n /= tile_chunks;
-        int64_t chunk = n % head_chunks, bg = n / head_chunks, head = chunk * heads_each;
-        Unit unit{bg / p.groups, bg % p.groups, 0, 0, tile * tiles_each, 0};
+        const int64_t group = p.heads / p.groups, head = n % head_chunks * heads_each, g = n / head_chunks % p.groups;
+        const int64_t tile = tile_chunks - 1 - n / (head_chunks * p.groups) % tile_chunks;
+        Unit unit{n / (head_chunks * p.groups * tile_chunks), g, 0, 0, tile * tiles_each, 0};
         unit.head = unit.g * group + head;
         unit.heads = group - head < heads_each ? group - head : heads_each;
         unit.tiles = query_tiles - unit.tile < tiles_each ? query_tiles - unit.tile : tiles_each;
@@ -161,13 +161,22 @@ static void write_output(const Problem &p, const Unit &unit, int64_t head, int64
 
 INLINE int rounded(int64_t width, int lanes) { return int((width + lanes - 1) / lanes * lanes); }
 
+// Asks for the keys and values of the tile that most likely follows, while this one is computed.
+template <class T> static void fetch_ahead(const Problem &p, int64_t b, int64_t g, int64_t first) {
+    constexpr int LINE = 64 / sizeof(T);
+    for (int64_t j = first; j < first + TILE && j < p.keys; j++) {
+        for (int64_t d = 0; d < p.head_width; d += LINE) __builtin_prefetch(at<T>(p.k, b, g, j) + d, 0, 2);
+        for (int64_t d = 0; d < p.value_width; d += LINE) __builtin_prefetch(at<T>(p.v, b, g, j) + d, 0, 2);
+    }
+}
+
 template <class T>
 static bool forward_unit(const Problem &p, const Unit &unit) {
     const int D = int(p.head_width), V = int(p.value_width), padded = rounded(V, LANES<T>);
     const int64_t slots = unit.heads * unit.tiles, each = (D + padded + 2) * TILE;
-    T *memory = scratch().reserve<T>(size_t(slots * each + (TILE + padded) * TILE) + sizeof(StepTile<T>) / sizeof(T) + 64);
+    T *memory = scratch().reserve<T>(size_t(slots * each + (TILE + D + padded) * TILE) + sizeof(StepTile<T>) / sizeof(T) + 64);
     if (!memory) return false;
-    T *s = memory, *values = s + TILE * TILE, *rest = values + TILE * padded;
+    T *s = memory, *values = s + TILE * TILE, *keys = values + TILE * padded, *rest = keys + TILE * D;
     StepTile<T> &steps = *reinterpret_cast<StepTile<T> *>(rest + slots * each);
     Held<T> held[Walk::MOST];
     for (int n = 0; n < slots; n++) {
@@ -183,8 +192,9 @@ static bool forward_unit(const Problem &p, const Unit &unit) {
     Sight sight;
     for (int64_t tile; (tile = walk.next()) >= 0;) {
         Place place{unit.b, 0, 0, tile * TILE, 0, in_tile(tile * TILE, p.keys)};
-        const T *keys = at<T>(p.k, unit.b, unit.g, place.key);
+        gather_rows(at<T>(p.k, unit.b, unit.g, place.key), p.k.token, place.keys, D, D, keys);
         gather_rows(at<T>(p.v, unit.b, unit.g, place.key), p.v.token, place.keys, V, padded, values);
+        fetch_ahead<T>(p, unit.b, unit.g, place.key + TILE);
         for (int t = 0; t < unit.tiles; t++) {
             if (!walk.takes(t, tile)) continue;
             sight.read(p.pattern[walk.at[t]++], p.patterns);
@@ -192,7 +202,7 @@ static bool forward_unit(const Problem &p, const Unit &unit) {
             for (int64_t head = 0; head < unit.heads; head++) {
                 const Held<T> &here = held[head * unit.tiles + t];
                 place.h = unit.head + head;
-                scores_product(sight, place.keys, D, keys, p.k.token, here.columns, s);
+                scores_product(sight, place.keys, D, keys, D, here.columns, s);
                 apply_steps<T>(p, place, steps, s, nullptr);
                 Dropout<T> dropout(p, place.b, place.h);
                 if (p.kind != SOFTMAX) weigh(p, sight, place, dropout, s);

@@ -67,9 +67,47 @@ template <class T> static void gather_rows(const T *from, int64_t token, int row
     }
 }
 
+// to[c][r] = from[r][c] for a square of one vector's lanes: 4 rounds that exchange ever larger pieces.
+#if defined(__AVX512F__)
+INLINE void transpose_square(const float *from, int64_t from_row, float scale, float *to, int64_t to_row) {
+    __m512 a[16], b[16];
+    const __m512 factor = _mm512_set1_ps(scale);
+    for (int n = 0; n < 16; n++) a[n] = _mm512_mul_ps(_mm512_loadu_ps(from + n * from_row), factor);
+    for (int n = 0; n < 16; n += 2) {
+        b[n] = _mm512_unpacklo_ps(a[n], a[n + 1]);
+        b[n + 1] = _mm512_unpackhi_ps(a[n], a[n + 1]);
+    }
+    for (int n = 0; n < 16; n += 4)
+        for (int m = 0; m < 2; m++) {
+            a[n + 2 * m] = (__m512)_mm512_unpacklo_pd((__m512d)b[n + m], (__m512d)b[n + m + 2]);
+            a[n + 2 * m + 1] = (__m512)_mm512_unpackhi_pd((__m512d)b[n + m], (__m512d)b[n + m + 2]);
+        }
+    for (int n = 0; n < 16; n += 8)
+        for (int m = 0; m < 4; m++) {
+            b[n + m] = _mm512_shuffle_f32x4(a[n + m], a[n + m + 4], 0x88);
+            b[n + m + 4] = _mm512_shuffle_f32x4(a[n + m], a[n + m + 4], 0xdd);
+        }
+    for (int m = 0; m < 8; m++) {
+        _mm512_storeu_ps(to + m * to_row, _mm512_shuffle_f32x4(b[m], b[m + 8], 0x88));
+        _mm512_storeu_ps(to + (m + 8) * to_row, _mm512_shuffle_f32x4(b[m], b[m + 8], 0xdd));
+    }
+}
+constexpr bool SQUARES = true;
+#else
+INLINE void transpose_square(const float *, int64_t, float, float *, int64_t) {}
+constexpr bool SQUARES = false;
+#endif
+INLINE void transpose_square(const double *, int64_t, double, double *, int64_t) {}
+
 // Copies [rows x width] transposed, times `scale`, into [width][TILE]; columns past `rows` are 0.
 template <class T>
 static void gather_columns(const T *from, int64_t token, int rows, int width, T scale, T *to) {
+    constexpr int L = LANES<T>;
+    if (SQUARES && sizeof(T) == sizeof(float) && rows == TILE && width % L == 0) {
+        for (int r = 0; r < TILE; r += L)
+            for (int d = 0; d < width; d += L) transpose_square(from + r * token + d, token, scale, to + d * TILE + r, TILE);
+        return;
+    }
     for (int r0 = 0; r0 < TILE; r0 += 8)
         for (int d0 = 0; d0 < width; d0 += 8) {
             int d1 = d0 + 8 < width ? d0 + 8 : width;
