@@ -61,13 +61,14 @@ class Blocked:
         )
 
     def cost(self, request: Request) -> Cost:
-        d, way = request.dims, self.way(request)
-        forward = 2 * request.pairs * (d.head_width + d.value_width) * visible_share(request)
-        # Backward: scores once more, then gradients of weights, values, queries and keys.
-        operations = forward * (3.5 if request.needs_grad else 1)
+        if not self.way(request).native:
+            return query_tiles.cost(request)
+        d = request.dims
+        # Backward: the scores once more, then the gradients of weights, values, queries and keys.
+        operations = 2 * request.pairs * (d.head_width + d.value_width) * (3.5 if request.needs_grad else 1)
         size = torch.finfo(request.dtype).bits // 8
         moved = size * request.operand_elements * (3 if request.needs_grad else 1)
-        return Cost(operations, moved, "blocked" if way.native else "query_tiles")
+        return Cost(operations * visible_share(request), moved, "blocked")
 
     def run(self, call: Call) -> Result:
         if torch.compiler.is_compiling():

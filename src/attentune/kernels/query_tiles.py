@@ -15,10 +15,11 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from attentune.kernels.kernel import Call, Result
+from attentune.kernels.kernel import Call, Cost, Request, Result
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.kernels.reference import attend
 from attentune.kernels.tile_table import SIZE, TileTable, tile_table
+from attentune.kernels.visible_share import visible_share
 from attentune.shapes import Int, Tensor
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.mechanism import Dims
@@ -89,6 +90,17 @@ def run(call: Call) -> Result:
         extra["top_k"] = (given["top_k"], given["keys of top_k"])
         del extra["keys of top_k"]
     return Result(output, extra)
+
+
+def cost(request: Request) -> Cost:
+    """What these tiles cost: the visible pairs, all of it computed once more in the backward pass."""
+    d, pairs = request.dims, request.pairs * visible_share(request)
+    operations = 2 * pairs * (d.head_width + d.value_width) * (4 if request.needs_grad else 1)
+    size = torch.finfo(request.dtype).bits // 8
+    moved = size * request.operand_elements * (3 if request.needs_grad else 1)
+    largest = -(-request.batch * request.query_length // FEWEST)
+    pieces = min(max(-(-int(pairs) // SCORES), request.query_length // MOST, 1), max(largest, 1))
+    return Cost(operations, moved, "query_tiles", pieces)
 
 
 def query_tiles(call: Call, table: TileTable) -> Iterator[QueryTile]:

@@ -167,8 +167,9 @@ def _of_differences(mask: Mask, query: Positions, key: Positions, offset: int) -
     i, which = np.nonzero((j >= 0) & (j < key_tiles))
     j = j[i, which]
     partly = (shown < 2 * SIZE - 1)[which] | ((i + 1) * SIZE > queries) | ((j + 1) * SIZE > keys)
-    patterns, of = _Patterns(), np.full(len(i), WHOLLY, dtype=np.int64)
-    of[partly] = _of_tiles(mask, _row(query, 0), _row(key, 0), i[partly], j[partly], patterns)[0]
+    patterns, of, some = _Patterns(), np.full(len(i), WHOLLY, dtype=np.int64), np.ones(len(i), dtype=np.bool_)
+    of[partly], some[partly] = _of_tiles(mask, _row(query, 0), _row(key, 0), i[partly], j[partly], patterns)
+    i, j, of = i[some], j[some], of[some]  # what a short tile at an end would show may lie past the end
     return _table(query, key, 1, np.zeros_like(i), i, j, of, patterns.stacked())
 
 
