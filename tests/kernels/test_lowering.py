@@ -80,7 +80,9 @@ def test_factors_fold_into_queries_until_the_first_step() -> None:
     torch.testing.assert_close(made.q, q * (-params["scores"][0]["log_t"]).exp()[:, None, None])
     factor = made.steps[1]
     assert isinstance(factor, MultiplyByQuery)
-    torch.testing.assert_close(factor.factor[0, 0, :4], torch.tensor([1.0, 2.0, 3.0, 4.0]).double().log() / 1.3862943611198906)
+    torch.testing.assert_close(
+        factor.factor[0, 0, :4], torch.tensor([1.0, 2.0, 3.0, 4.0]).double().log() / 1.3862943611198906
+    )
 
 
 def test_tables_by_hand() -> None:
@@ -134,7 +136,9 @@ def test_statistics_come_from_the_core_where_nothing_else_is_asked() -> None:
     torch.testing.assert_close(mine.extra["top_k"][0], right.extra["top_k"][0])
     request = Request(spec, dims, 2, 70, 70, wanted=wanted)
     assert Blocked().way(request).native
-    assert "statistics with gradients" in Blocked().way(Request(spec, dims, 2, 70, 70, needs_grad=True, wanted=wanted)).why
+    assert (
+        "statistics with gradients" in Blocked().way(Request(spec, dims, 2, 70, 70, needs_grad=True, wanted=wanted)).why
+    )
 
 
 def test_without_a_core_the_plan_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,10 @@ def test_by_hand() -> None:
     assert table.query_tile.tolist() == [0, 1, 1, 2, 2]
     diagonal, before, _, _ = (table.pattern.tolist()[n] for n in (0, 1, 3, 4))
     assert table.pattern.tolist()[2] == diagonal
-    words = [[sum(1 << j for j in range(i + 1)) for i in range(64)], [sum(1 << j for j in range(i, 64)) for i in range(64)]]
+    words = [
+        [sum(1 << j for j in range(i + 1)) for i in range(64)],
+        [sum(1 << j for j in range(i, 64)) for i in range(64)],
+    ]
     unsigned = [[word % (1 << 64) for word in pattern] for pattern in table.patterns.tolist()]
     assert unsigned[diagonal] == words[0]
     assert unsigned[before] == words[1]

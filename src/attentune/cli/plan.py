@@ -23,8 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 class Options(CommandOptions):
     """Explain which kernel computes an attention: the choice, why not the others, predicted operations and bytes.
 
-    Nothing is run, unless --calibrate measures this machine for a while first: it is what the library plans when a model
-    is built.
+    It is what the library plans when a model is built. Nothing is run, unless --calibrate measures this machine first.
     """
 
     attention: str | None = None  # text form of the attention; or name a model

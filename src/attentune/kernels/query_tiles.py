@@ -28,7 +28,14 @@ from attentune.spec.positions import Positions
 SCORES = 1 << 18  # of a tile, so that a megabyte of them stays inside the second-level cache
 FEWEST, MOST = 16, 4 * SIZE  # queries of a tile
 GATHER = 0.6  # keys are gathered where fewer than this share of the span from the first to the last is needed
-INSIDE = ("similarity", "position", "scores", "normalizer", "head_mix", "selector")  # slots whose parameters matter here
+INSIDE = (
+    "similarity",
+    "position",
+    "scores",
+    "normalizer",
+    "head_mix",
+    "selector",
+)  # slots whose parameters matter here
 EXTRAS = ("lse", "column_mass", "entropy", "top_k")  # wanted outputs that need no matrix of all weights
 
 Columns: TypeAlias = "slice | Tensor"
