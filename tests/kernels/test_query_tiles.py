@@ -12,8 +12,7 @@ from kernels.attending import operands, parameters, sizes
 EVERYTHING = frozenset({"output", "lse", "column_mass", "entropy", "top_k"})
 TEXTS = [
     "heads=4/2, mask=causal",
-    "heads=4/2, mask=causal & (window(40) | sink(3)), position=t5(buckets=6, max_distance=9), "
-    "scores=temperature + soft_cap(2.0), normalizer=learned_sink",
+    "heads=4/2, mask=causal & (window(40) | sink(3)), position=t5(6, 9), scores=soft_cap(2.0), normalizer=learned_sink",
     "heads=2, mask=causal & window(70), normalizer=entmax15, position=shaw(5), head_mix=talking_heads",
     "heads=4/2, mask=causal, selector=top_k_blocks(4, 2)",
     "heads=2, mask=~causal, similarity=gaussian, normalizer=sigmoid(learned=true)",

@@ -1,7 +1,7 @@
 """Our own kernel: it computes the visible tiles alone, keeps no scores, and recomputes them in the backward pass.
 
 The compiled core does what comes down to steps on each score and a softmax, sigmoid or squared ReLU, on a CPU. Tiles of
-queries in Python do everything else, wherever there is no compiled core, and on other devices. `way` says which and why.
+queries in Python do everything else, all where there is no compiled core, and other devices. `way` says which and why.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def calibrate(kernels: dict[str, Kernel], *, budget: float = BUDGET) -> Machine:
 
 def _paths(kernels: dict[str, Kernel]) -> list[tuple[str, str, str, Callable[[Call], Result]]]:
     """Path, kernel, attention, and what runs it."""
-    paths = [
+    paths: list[tuple[str, str, str, Callable[[Call], Result]]] = [
         ("sdpa", "sdpa", CAUSAL, kernels["sdpa"].run),
         ("sdpa_masked", "sdpa", WINDOW, kernels["sdpa"].run),
         ("query_tiles", "blocked", WINDOW, query_tiles.run),

@@ -31,7 +31,7 @@ _ambiguous: set[str] = set()
 
 
 def announce(kernel: Kernel, spec: AttentionSpec) -> None:
-    """Keep both under their names, by which the operator finds them; done when modules are bound, before any tracing."""
+    """Keep both under their names, by which the operator finds them; done when modules are bound, before tracing."""
     _kernels[kernel.name] = kernel
     if _specs.setdefault(spec.text, spec) != spec:
         _ambiguous.add(spec.text)
@@ -136,7 +136,7 @@ def attend_backward(
     top: int,
     dropout: float,
 ) -> list[Tensor]:
-    """Gradients of q, k, v and `params`, empty where not wanted; `gradients` are those of the outputs that `sent` any."""
+    """Gradients of q, k, v and `params`, empty where not wanted; `gradients` are of the outputs that `sent` any."""
 
     def differentiate() -> list[Tensor]:
         leaves = [one.detach().requires_grad_(want) for one, want in zip((q, k, v, *params), wants, strict=True)]

@@ -50,11 +50,13 @@ class Plan:
             return "; ".join(map(str, self.refusals[name]))
         if name == "flex" and self.request.device == "cpu":
             return "able, but compiling it anew for each length, as a CPU must, costs more than it saves"
-        return f"able{self.way(name)}, but predicted {self.seconds[name] / max(self.seconds[self.choice], 1e-12):.2g}x the time"
+        times = self.seconds[name] / max(self.seconds[self.choice], 1e-12)
+        return f"able{self.way(name)}, but predicted {times:.2g}x the time"
 
     def explain(self) -> str:
         """The whole plan as text."""
         r, d, cost = self.request, self.request.dims, self.costs[self.choice]
+        times = f"{self.seconds[self.choice] * 1e3:.3g} ms by {self.rates}"
         lines = [
             f"attention  {r.spec}",
             f"request    batch {r.batch}, {r.query_length} queries x {r.key_length} keys, "
@@ -62,8 +64,7 @@ class Plan:
             f"{str(r.dtype).removeprefix('torch.')} on {r.device}, {'with' if r.needs_grad else 'without'} gradients"
             + (f", dropout {r.dropout:g}" if r.dropout else ""),
             f"kernel     {self.choice}{self.way(self.choice)}",
-            f"predicted  {cost.operations:.3g} operations, {cost.bytes:.3g} bytes, "
-            f"{self.seconds[self.choice] * 1e3:.3g} ms by {self.rates}",
+            f"predicted  {cost.operations:.3g} operations, {cost.bytes:.3g} bytes, {times}",
         ]
         lines += [f"not {name:<10} {self.why_not(name)}" for name in KERNELS if name != self.choice]
         return "\n".join(lines)

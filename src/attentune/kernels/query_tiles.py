@@ -90,7 +90,8 @@ def run(call: Call) -> Result:
         tuple(names),
         tuple(query_tiles(call, tile_table(call.layout, call.spec.mask))),
     )
-    given = dict(zip(frame.outputs, _Tiles.apply(frame, *tensors), strict=True))
+    outputs: tuple[Tensor, ...] = _Tiles.apply(frame, *tensors)  # type: ignore[no-untyped-call]
+    given = dict(zip(frame.outputs, outputs, strict=True))
     output = given.pop("output")
     extra: dict[str, Tensor | tuple[Tensor, Tensor]] = dict(given)
     if "top_k" in call.wanted:
@@ -236,7 +237,7 @@ class _Tiles(torch.autograd.Function):
         return tuple(whole.values())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         frame: _Frame = ctx.frame
         tensors, wants = ctx.saved_tensors, ctx.needs_input_grad[1:]
