@@ -63,7 +63,7 @@ CPU = Machine(
         sdpa=(2e-5, 1.6e11, 1e-4, 1.9e11, 2e-5, 5e10),
         sdpa_masked=(6e-5, 1e11, 2e-4, 1.6e11, 6e-5, 5e10),
         blocked=(1.5e-4, 1.4e11, 4e-4, 1.2e11, 1.5e-4, 5e10),
-        query_tiles=(4e-4, 4e10, 1.2e-3, 4e10, 8e-4, 4e10),
+        query_tiles=(4e-4, 4e10, 2e-3, 4e10, 8e-4, 4e10),
         flex=(1.5e-4, 1.2e11, 1.5e-4, 1.2e11, 1.5e-4, 5e10),
         reference=(1.5e-4, 4e10, 4e-4, 4e10, 1.5e-4, 4e10),
     ),
