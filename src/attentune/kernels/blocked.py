@@ -1,7 +1,7 @@
 """Our own kernel: it computes the visible tiles alone, keeps no scores, and recomputes them in the backward pass.
 
 The compiled core does what comes down to steps on each score and a softmax, sigmoid or squared ReLU, on a CPU. Tiles of
-queries in Python do everything else, wherever there is no compiled core, and on other devices. `way` says which and why.
+queries in Python do everything else, all where there is no compiled core, and other devices. `way` says which and why.
 """
 
 from __future__ import annotations
@@ -61,13 +61,14 @@ class Blocked:
         )
 
     def cost(self, request: Request) -> Cost:
-        d, way = request.dims, self.way(request)
-        forward = 2 * request.pairs * (d.head_width + d.value_width) * visible_share(request)
-        # Backward: scores once more, then gradients of weights, values, queries and keys.
-        operations = forward * (3.5 if request.needs_grad else 1)
+        if not self.way(request).native:
+            return query_tiles.cost(request)
+        d = request.dims
+        # Backward: the scores once more, then the gradients of weights, values, queries and keys.
+        operations = 2 * request.pairs * (d.head_width + d.value_width) * (3.5 if request.needs_grad else 1)
         size = torch.finfo(request.dtype).bits // 8
         moved = size * request.operand_elements * (3 if request.needs_grad else 1)
-        return Cost(operations, moved, "blocked" if way.native else "query_tiles")
+        return Cost(operations * visible_share(request), moved, "blocked")
 
     def run(self, call: Call) -> Result:
         if torch.compiler.is_compiling():

@@ -70,12 +70,14 @@ class Reason:
 class Cost:
     """A prediction: arithmetic operations, and bytes that move to and from memory.
 
-    `path` names the code that does them where a kernel has several, since each has a speed of its own.
+    `path` names the code that does them: a kernel may have several, each with a speed of its own. It pays its overhead
+    once for each of `pieces`.
     """
 
     operations: float
     bytes: float
-    path: str = ""
+    path: str
+    pieces: int = 1
 
 
 @dataclass

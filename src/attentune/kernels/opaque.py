@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attentune.errors import KernelError
-from attentune.kernels.kernel import Call, Result
+from attentune.kernels.kernel import Call, Kernel, Result
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.mechanism import Dims
@@ -25,27 +25,19 @@ PLACES = ("index", "position", "document", "prefix", "valid")
 SIZES = tuple(field.name for field in fields(Dims))
 
 
-class Runs(Protocol):
-    """A kernel, as far as it matters here."""
-
-    name: str
-
-    def run(self, call: Call) -> Result: ...  # noqa: D102
-
-
-_kernels: dict[str, Runs] = {}
+_kernels: dict[str, Kernel] = {}
 _specs: dict[str, AttentionSpec] = {}
 _ambiguous: set[str] = set()
 
 
-def announce(kernel: Runs, spec: AttentionSpec) -> None:
-    """Keep both under their names, by which the operator finds them; done when modules are bound, before any tracing."""
+def announce(kernel: Kernel, spec: AttentionSpec) -> None:
+    """Keep both under their names, by which the operator finds them; done when modules are bound, before tracing."""
     _kernels[kernel.name] = kernel
     if _specs.setdefault(spec.text, spec) != spec:
         _ambiguous.add(spec.text)
 
 
-def run_opaquely(kernel: Runs, call: Call) -> Result:
+def run_opaquely(kernel: Kernel, call: Call) -> Result:
     """`kernel.run(call)` as one operator."""
     held = [(slot, place, one) for slot, values in call.params.items() for place, one in enumerate(values)]
     names = [f"{slot}.{place}.{name}" for slot, place, one in held for name in one]
@@ -144,7 +136,7 @@ def attend_backward(
     top: int,
     dropout: float,
 ) -> list[Tensor]:
-    """Gradients of q, k, v and `params`, empty where not wanted; `gradients` are those of the outputs that `sent` any."""
+    """Gradients of q, k, v and `params`, empty where not wanted; `gradients` are of the outputs that `sent` any."""
 
     def differentiate() -> list[Tensor]:
         leaves = [one.detach().requires_grad_(want) for one, want in zip((q, k, v, *params), wants, strict=True)]
@@ -206,7 +198,7 @@ torch.library.register_autograd("attentune::attend", _differentiate, setup_conte
 class _Frame:
     """All of a call that is no tensor."""
 
-    kernel: Runs
+    kernel: Kernel
     spec: AttentionSpec
     layout: LayoutKind
     wanted: tuple[str, ...]

@@ -15,10 +15,11 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from attentune.kernels.kernel import Call, Result
+from attentune.kernels.kernel import Call, Cost, Request, Result
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.kernels.reference import attend
 from attentune.kernels.tile_table import SIZE, TileTable, tile_table
+from attentune.kernels.visible_share import visible_share
 from attentune.shapes import Int, Tensor
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.mechanism import Dims
@@ -27,7 +28,14 @@ from attentune.spec.positions import Positions
 SCORES = 1 << 18  # of a tile, so that a megabyte of them stays inside the second-level cache
 FEWEST, MOST = 16, 4 * SIZE  # queries of a tile
 GATHER = 0.6  # keys are gathered where fewer than this share of the span from the first to the last is needed
-INSIDE = ("similarity", "position", "scores", "normalizer", "head_mix", "selector")  # slots whose parameters matter here
+INSIDE = (
+    "similarity",
+    "position",
+    "scores",
+    "normalizer",
+    "head_mix",
+    "selector",
+)  # slots whose parameters matter here
 EXTRAS = ("lse", "column_mass", "entropy", "top_k")  # wanted outputs that need no matrix of all weights
 
 Columns: TypeAlias = "slice | Tensor"
@@ -82,13 +90,25 @@ def run(call: Call) -> Result:
         tuple(names),
         tuple(query_tiles(call, tile_table(call.layout, call.spec.mask))),
     )
-    given = dict(zip(frame.outputs, _Tiles.apply(frame, *tensors), strict=True))
+    outputs: tuple[Tensor, ...] = _Tiles.apply(frame, *tensors)  # type: ignore[no-untyped-call]
+    given = dict(zip(frame.outputs, outputs, strict=True))
     output = given.pop("output")
     extra: dict[str, Tensor | tuple[Tensor, Tensor]] = dict(given)
     if "top_k" in call.wanted:
         extra["top_k"] = (given["top_k"], given["keys of top_k"])
         del extra["keys of top_k"]
     return Result(output, extra)
+
+
+def cost(request: Request) -> Cost:
+    """What these tiles cost: the visible pairs, all of it computed once more in the backward pass."""
+    d, pairs = request.dims, request.pairs * visible_share(request)
+    operations = 2 * pairs * (d.head_width + d.value_width) * (4 if request.needs_grad else 1)
+    size = torch.finfo(request.dtype).bits // 8
+    moved = size * request.operand_elements * (3 if request.needs_grad else 1)
+    largest = -(-request.batch * request.query_length // FEWEST)
+    pieces = min(max(-(-int(pairs) // SCORES), request.query_length // MOST, 1), max(largest, 1))
+    return Cost(operations, moved, "query_tiles", pieces)
 
 
 def query_tiles(call: Call, table: TileTable) -> Iterator[QueryTile]:
@@ -217,7 +237,7 @@ class _Tiles(torch.autograd.Function):
         return tuple(whole.values())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         frame: _Frame = ctx.frame
         tensors, wants = ctx.saved_tensors, ctx.needs_input_grad[1:]

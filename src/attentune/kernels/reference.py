@@ -31,7 +31,7 @@ class Reference:
         times = 3 if request.needs_grad else 1
         operations = 2 * request.pairs * (d.head_width + d.value_width) * times
         size = torch.finfo(request.dtype).bits // 8
-        return Cost(operations, times * (size * request.operand_elements + 4 * 4 * request.pairs))
+        return Cost(operations, times * (size * request.operand_elements + 4 * 4 * request.pairs), "reference")
 
     def run(self, call: Call) -> Result:
         return attend(call, lambda p: dropout(p, call.dropout) if call.dropout else p)

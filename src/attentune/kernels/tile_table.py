@@ -33,11 +33,11 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class TileTable:
-    """The visible tiles of `rows` rows of a layout (1 where all rows of a batch are alike), by query tile and by key tile.
+    """The visible tiles of `rows` rows of a layout (1 where all rows are alike), by query tile and by key tile.
 
     The tiles of query tile i of row r stand at start[r, i] ... start[r, i + 1] - 1 of `key_tile` (ascending) and
-    `pattern`; those of key tile j at key_start[r, j] ... of `query_tile` and `key_pattern`. A pattern of -1 means wholly
-    visible, another is a row of `patterns`: bit j of word i is set where query i of the tile sees key j of the tile.
+    `pattern`; those of key tile j at key_start[r, j] ... of `query_tile` and `key_pattern`. A pattern of -1 means
+    wholly visible, another is a row of `patterns`: bit j of word i is set where query i of the tile sees its key j.
     Tiles with places past the end of either side always have a pattern, in which nothing is visible there.
     Distances (position of the query minus that of the key) inside these tiles lie between `first` and `last`.
     """
@@ -74,7 +74,7 @@ class TileTable:
 
 
 def tile_table(layout: Layout, mask: Mask) -> TileTable:
-    """The table of `mask` over `layout`, on the CPU; made once for a layout, and once for all plain ones of a length."""
+    """The table of `mask` over `layout`, on the CPU; made once for a layout, once for all plain ones of a length."""
     query, key = layout.query, layout.key
     length, keys = query.index.shape[1], key.index.shape[1]
     if layout.kind is LayoutKind.PLAIN and query is key and query.position is query.index and _bare(query):
@@ -167,8 +167,9 @@ def _of_differences(mask: Mask, query: Positions, key: Positions, offset: int) -
     i, which = np.nonzero((j >= 0) & (j < key_tiles))
     j = j[i, which]
     partly = (shown < 2 * SIZE - 1)[which] | ((i + 1) * SIZE > queries) | ((j + 1) * SIZE > keys)
-    patterns, of = _Patterns(), np.full(len(i), WHOLLY, dtype=np.int64)
-    of[partly] = _of_tiles(mask, _row(query, 0), _row(key, 0), i[partly], j[partly], patterns)[0]
+    patterns, of, some = _Patterns(), np.full(len(i), WHOLLY, dtype=np.int64), np.ones(len(i), dtype=np.bool_)
+    of[partly], some[partly] = _of_tiles(mask, _row(query, 0), _row(key, 0), i[partly], j[partly], patterns)
+    i, j, of = i[some], j[some], of[some]  # what a short tile at an end would show may lie past the end
     return _table(query, key, 1, np.zeros_like(i), i, j, of, patterns.stacked())
 
 

@@ -34,7 +34,9 @@ def _share(mask: Mask, queries: int, keys: int, offset: int) -> float:
     key = Positions.arange(keys).map(lambda tensor: tensor[0])
     tiles = -(-queries // SIZE)
     # The middles of equal parts: for causal masks their mean is that of all tiles.
-    sampled = sorted({int((part + 0.5) * tiles / SAMPLES) for part in range(SAMPLES)}) if tiles > SAMPLES else range(tiles)
+    sampled = (
+        sorted({int((part + 0.5) * tiles / SAMPLES) for part in range(SAMPLES)}) if tiles > SAMPLES else range(tiles)
+    )
     seen = total = 0
     for tile in sampled:
         place = torch.arange(tile * SIZE, min(tile * SIZE + SIZE, queries)) + offset

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 
 from attentune.shapes import Float, Int, Tensor
+from attentune.spec import score_steps
 from attentune.spec.mechanism import Params
 from attentune.spec.positions import Positions
-from attentune.spec import score_steps
 from attentune.spec.slots import ElementwiseScore
 
 
