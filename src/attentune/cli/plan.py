@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ EXAMPLES = """
     attentune plan --attention "heads=8/2, position=rotary, mask=causal & window(256)" --length 4096
     attentune plan --attention "heads=8, mask=causal, normalizer=entmax15" --train --wanted weights
     attentune plan --model runs/book/best --length 1 --keys 2048 --json
+    attentune plan --calibrate
 """
 Count = Annotated[int, Field(ge=1)]
 
@@ -22,7 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 class Options(CommandOptions):
     """Explain which kernel computes an attention: the choice, why not the others, predicted operations and bytes.
 
-    Nothing is run: it is what the library plans when a model is built.
+    It is what the library plans when a model is built. Nothing is run, unless --calibrate measures this machine first.
     """
 
     attention: str | None = None  # text form of the attention; or name a model
@@ -38,11 +40,16 @@ class Options(CommandOptions):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the attention weights
     wanted: tuple[Literal["lse", "weights", "column_mass", "entropy", "top_k"], ...] = ()  # beside the output
     kernel: str = "auto"  # this one, or say why it cannot
+    calibrate: bool = False  # measure this CPU once; later plans use what was found, which running models never do
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
 
 def run(options: Options) -> int:
     """Print the plan of the attention, or of each different attention of the model."""
+    if options.calibrate:
+        _calibrate(options.json_)
+        if options.attention is None and options.model is None:
+            return 0
     if (options.attention is None) == (options.model is None):
         raise UsageError('give --attention "heads=8, mask=causal" or --model FOLDER (see attentune plan --help)')
     if options.model is not None and options.width is not None:
@@ -57,3 +64,21 @@ def run(options: Options) -> int:
     else:
         print("\n\n".join(plan.explain() for plan in found))
     return 0
+
+
+def _calibrate(as_json: bool) -> None:
+    """Measure, keep and tell the rates of this machine."""
+    from attentune.kernels import KERNELS
+    from attentune.kernels.calibration import calibrate
+    from attentune.kernels.machine import identity, store
+
+    found = calibrate(KERNELS)
+    path = store(found)
+    if as_json:
+        print_json({"machine": identity(), "file": str(path), **asdict(found)})
+        return
+    print(f"machine    {identity()['cpu']}, {identity()['threads']} threads, torch {identity()['torch']}")
+    print(f"rates      {found.matrix_products:.3g} operations/s in matrix products, {found.memory:.3g} bytes/s")
+    for name, speed in found.speeds.items():
+        print(f"  {name:<21}{speed.operations:>9.3g} operations/s, {speed.overhead * 1e6:>6.0f} us a piece")
+    print(f"kept in    {path}\n")

@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
 from attentune.kernels.layout import LayoutKind, without_padding
+from attentune.kernels.visible_share import visible_share
 from attentune.shapes import Tensor
 from attentune.spec.positions import Positions
 from attentune.spec.slots import Bias, ElementwiseScore, RelativePosition
@@ -74,9 +75,9 @@ class Flex:
     def cost(self, request: Request) -> Cost:
         d = request.dims
         operations = 2 * request.pairs * (d.head_width + d.value_width) * (3.5 if request.needs_grad else 1)
-        share = 0.5 if request.spec.mask.lookahead == 0 and request.layout is not LayoutKind.CACHED else 1.0
         size = torch.finfo(request.dtype).bits // 8
-        return Cost(operations * share, size * request.operand_elements * (3 if request.needs_grad else 1))
+        moved = size * request.operand_elements * (3 if request.needs_grad else 1)
+        return Cost(operations * visible_share(request), moved, "flex")
 
     def run(self, call: Call) -> Result:
         length, keys = call.q.shape[2], call.k.shape[2]

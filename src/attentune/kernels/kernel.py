@@ -68,10 +68,16 @@ class Reason:
 
 @dataclass(frozen=True)
 class Cost:
-    """A prediction: arithmetic operations, and bytes that move to and from memory."""
+    """A prediction: arithmetic operations, and bytes that move to and from memory.
+
+    `path` names the code that does them: a kernel may have several, each with a speed of its own. It pays its overhead
+    once for each of `pieces`.
+    """
 
     operations: float
     bytes: float
+    path: str
+    pieces: int = 1
 
 
 @dataclass

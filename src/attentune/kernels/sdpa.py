@@ -75,7 +75,7 @@ class SDPA:
         if not needs_no_mask(request.spec, request.layout):
             per_head = isinstance(request.spec.position, Bias)
             moved += size * request.pairs / (1 if per_head else request.dims.heads)
-        return Cost(operations, moved)
+        return Cost(operations, moved, "sdpa" if needs_no_mask(request.spec, request.layout) else "sdpa_masked")
 
     def run(self, call: Call) -> Result:
         spec = call.spec

@@ -22,6 +22,7 @@ from attentune.spec.slots import CarriedScore, CarriedValue, OperandScore, Outpu
 from attentune.spec.text import format_value
 
 OUTPUT = frozenset({"output"})
+DECODE, CACHED = -1, 2048  # the bucket of one query over a cache, planned for a cache of so many keys
 BUCKETS = (256, 2048, 16384)  # lengths up to which one choice of kernel holds; beyond the last, its own
 
 
@@ -130,14 +131,15 @@ class Attention(nn.Module):
                 continue
             for needs_grad in (False, True):
                 for drop in (False, True) if self.dropout else (False,):
-                    for bucket in range(len(BUCKETS) + 1):
+                    first = DECODE if layout is LayoutKind.CACHED else 0
+                    for bucket in range(first, len(BUCKETS) + 1):
                         length = BUCKETS[min(bucket, len(BUCKETS) - 1)] * (2 if bucket == len(BUCKETS) else 1)
                         request = Request(
                             spec=self.spec,
                             dims=self.summed,
                             batch=batch,
-                            query_length=length,
-                            key_length=length,
+                            query_length=1 if bucket == DECODE else length,
+                            key_length=CACHED if bucket == DECODE else length,
                             layout=layout,
                             device=device,
                             dtype=dtype,
@@ -254,6 +256,8 @@ class Attention(nn.Module):
         if call.wanted != OUTPUT:
             return KERNELS["reference"].run(call)
         bucket = sum(call.q.shape[2] > longest for longest in BUCKETS)
+        if call.q.shape[2] == 1 and call.layout.kind is LayoutKind.CACHED:
+            bucket = DECODE
         return self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket].kernel.run(call)
 
     def check_decoding(self, known: int, added: int, next_position: Callable[[], int]) -> None:

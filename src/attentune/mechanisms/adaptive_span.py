@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, constant
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import StepForm
 from attentune.spec.slots import ElementwiseScore
 
 LOG_ZERO = -1e18  # finite, so that what multiplies the score later does not turn its gradient of 0 into NaN
@@ -36,6 +37,10 @@ class AdaptiveSpan(ElementwiseScore):
     ramp: PositiveInt = 32  # tokens over which keys fade out
     penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2e-6  # of the training loss, for each token of z
     initial: Annotated[float, Field(gt=0, lt=1)] = 0.5  # z at first, as a share of span
+
+    @property
+    def step(self) -> StepForm:
+        return StepForm.ADD_BY_DISTANCE
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         return {"a": Parameter((dims.heads,), constant(log(self.initial / (1 - self.initial))))}

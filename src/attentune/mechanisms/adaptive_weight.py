@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt, model_validator
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, constant
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import StepForm
 from attentune.spec.slots import ElementwiseScore
 
 
@@ -44,6 +45,11 @@ class AdaptiveWeight(ElementwiseScore):
     def needs_order(self) -> bool:  # type: ignore[override]
         """One number of a head has a meaning without order; distances have none."""
         return self.per == "distance"
+
+    @property
+    def step(self) -> StepForm:
+        by_head = self.per == "head"
+        return StepForm.LOG_ADD_EXP_BY_HEAD if by_head else StepForm.LOG_ADD_EXP_BY_DISTANCE
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         shape = (dims.heads,) if self.length is None else (dims.heads, self.length)

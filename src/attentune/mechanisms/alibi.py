@@ -16,6 +16,7 @@ import torch
 from attentune.shapes import Int, Tensor
 from attentune.spec.mechanism import Dims, Params
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import StepForm
 from attentune.spec.slots import Bias
 
 
@@ -24,6 +25,10 @@ class Alibi(Bias):
     """Scores fall linearly with distance, at a fixed slope for each head."""
 
     kind: Literal["alibi"] = "alibi"
+
+    @property
+    def step(self) -> StepForm:
+        return StepForm.ADD_BY_DISTANCE
 
     def bias(self, params: Params, dims: Dims, query: Positions, key: Positions, head: Int[Tensor, "..."]) -> Tensor:
         # The formula of `slopes`, elementwise: kernels compile this for one score at a time, and can hold no table.

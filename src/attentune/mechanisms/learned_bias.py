@@ -16,6 +16,7 @@ from pydantic import PositiveInt, model_validator
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, constant
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import StepForm
 from attentune.spec.slots import ElementwiseScore
 
 
@@ -38,6 +39,10 @@ class LearnedBias(ElementwiseScore):
     def needs_order(self) -> bool:  # type: ignore[override]
         """A table of two positions asks for no common order; distances do."""
         return self.per == "distance"
+
+    @property
+    def step(self) -> StepForm | None:
+        return StepForm.ADD_BY_DISTANCE if self.per == "distance" else None
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         places = 2 * self.length - 1 if self.bidirectional else self.length

@@ -24,9 +24,14 @@ class LearnedSink(Normalizer):
 
     kind: Literal["learned_sink"] = "learned_sink"
     online: ClassVar[bool] = True
+    fused: ClassVar[Literal["softmax"]] = "softmax"
+    has_extra_logit: ClassVar[bool] = True
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         return {"sink": Parameter((dims.heads,), constant(0.0))}
+
+    def extra_logit(self, params: Params, like: Float[Tensor, "H"]) -> Float[Tensor, "H"]:
+        return params["sink"].to(like.dtype)
 
     def weights(
         self, params: Params, s: Float[Tensor, "B H Q K"], visible: Bool[Tensor, "..."] | None

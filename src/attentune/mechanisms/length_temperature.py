@@ -17,6 +17,7 @@ from pydantic import Field
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, constant
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import StepForm
 from attentune.spec.slots import ElementwiseScore
 
 
@@ -31,6 +32,10 @@ class LengthTemperature(ElementwiseScore):
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         return {"factor": Parameter((dims.heads,), constant(1 / log(self.reference)))} if self.learned else {}
+
+    @property
+    def step(self) -> StepForm:
+        return StepForm.MULTIPLY_BY_QUERY
 
     def modify(
         self, params: Params, s: Float[Tensor, "..."], query: Positions, key: Positions, head: Int[Tensor, "..."]

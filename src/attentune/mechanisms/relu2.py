@@ -24,6 +24,7 @@ class Relu2(Normalizer):
 
     kind: Literal["relu2"] = "relu2"
     online: ClassVar[bool] = True
+    fused: ClassVar[Literal["relu2"]] = "relu2"
 
     def weights(
         self, params: Params, s: Float[Tensor, "B H Q K"], visible: Bool[Tensor, "..."] | None

@@ -15,6 +15,7 @@ from pydantic import Field
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.mechanism import Params
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import StepForm
 from attentune.spec.slots import ElementwiseScore
 
 
@@ -25,6 +26,10 @@ class Scale(ElementwiseScore):
     kind: Literal["scale"] = "scale"
     is_factor: ClassVar[bool] = True
     factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @property
+    def step(self) -> StepForm:
+        return StepForm.MULTIPLY_BY_QUERY
 
     def modify(
         self, params: Params, s: Float[Tensor, "..."], query: Positions, key: Positions, head: Int[Tensor, "..."]

@@ -25,12 +25,19 @@ class Sigmoid(Normalizer):
     """Weights between 0 and 1, each from its own score alone; they need not sum to 1."""
 
     kind: Literal["sigmoid"] = "sigmoid"
+    fused: ClassVar[Literal["sigmoid"]] = "sigmoid"
     online: ClassVar[bool] = True  # n comes from the mask alone, before any score is known
     bias: Annotated[float, Field(allow_inf_nan=False)] | None = None  # None: -log of the number of visible keys
     learned: bool = False
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         return {"bias": Parameter((dims.heads,), constant(0.0))} if self.learned else {}
+
+    def query_term(self, params: Params, count: Float[Tensor, "rows 1 Q"]) -> Float[Tensor, "rows heads Q"] | None:
+        term = -count.log() if self.bias is None else torch.full_like(count, self.bias)
+        if not self.learned:
+            return term
+        return term + params["bias"].to(term.dtype)[:, None]
 
     def weights(
         self, params: Params, s: Float[Tensor, "B H Q K"], visible: Bool[Tensor, "..."] | None

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 
 from attentune.shapes import Float, Int, Tensor
+from attentune.spec import score_steps
 from attentune.spec.mechanism import Params
 from attentune.spec.positions import Positions
 from attentune.spec.slots import ElementwiseScore
@@ -24,6 +25,10 @@ class SoftCap(ElementwiseScore):
 
     kind: Literal["soft_cap"] = "soft_cap"
     cap: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @property
+    def step(self) -> score_steps.SoftCap:
+        return score_steps.SoftCap(self.cap)
 
     def modify(
         self, params: Params, s: Float[Tensor, "..."], query: Positions, key: Positions, head: Int[Tensor, "..."]

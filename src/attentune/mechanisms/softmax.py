@@ -20,6 +20,7 @@ class Softmax(Normalizer):
 
     kind: Literal["softmax"] = "softmax"
     online: ClassVar[bool] = True
+    fused: ClassVar[Literal["softmax"]] = "softmax"
 
     def weights(
         self, params: Params, s: Float[Tensor, "B H Q K"], visible: Bool[Tensor, "..."] | None

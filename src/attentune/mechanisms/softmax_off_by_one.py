@@ -22,6 +22,8 @@ class SoftmaxOffByOne(Normalizer):
 
     kind: Literal["softmax_off_by_one"] = "softmax_off_by_one"
     online: ClassVar[bool] = True
+    fused: ClassVar[Literal["softmax"]] = "softmax"
+    has_extra_logit: ClassVar[bool] = True
 
     def weights(
         self, params: Params, s: Float[Tensor, "B H Q K"], visible: Bool[Tensor, "..."] | None

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from attentune.shapes import Int, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, normal
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import StepForm
 from attentune.spec.slots import Bias
 
 
@@ -38,6 +39,10 @@ class T5(Bias):
                 f"got max_distance={self.max_distance}, buckets={self.buckets}"
             )
         return self
+
+    @property
+    def step(self) -> StepForm:
+        return StepForm.ADD_BY_DISTANCE
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         return {"table": Parameter((self.buckets, dims.heads), normal(0.02))}

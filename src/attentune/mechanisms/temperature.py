@@ -14,6 +14,7 @@ from pydantic import Field
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.mechanism import Dims, Parameter, Params, constant
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import StepForm
 from attentune.spec.slots import ElementwiseScore
 
 
@@ -28,6 +29,10 @@ class Temperature(ElementwiseScore):
 
     def parameters(self, dims: Dims) -> dict[str, Parameter]:
         return {"log_t": Parameter((dims.heads,), constant(0.0))} if self.learned else {}
+
+    @property
+    def step(self) -> StepForm:
+        return StepForm.MULTIPLY_BY_QUERY
 
     def modify(
         self, params: Params, s: Float[Tensor, "..."], query: Positions, key: Positions, head: Int[Tensor, "..."]

@@ -9,7 +9,7 @@ that were chosen. A block that holds a key later than the query is never scored.
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import PositiveInt
@@ -25,6 +25,7 @@ class TopKBlocks(Selector):
     """Each query attends to `top` blocks of `block` keys, its own block included."""
 
     kind: Literal["top_k_blocks"] = "top_k_blocks"
+    by_query: ClassVar[bool] = True
     block: PositiveInt
     top: PositiveInt
 

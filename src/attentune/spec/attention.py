@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, final
 
 from pydantic import SerializeAsAny, model_validator
@@ -151,6 +152,11 @@ class AttentionSpec(Frozen):
             if NEUTRAL.get(slot) != text:
                 parts.append(f"{slot}={text}")
         return ", ".join(parts)
+
+    @cached_property
+    def text(self) -> str:
+        """The text form, made once."""
+        return str(self)
 
     @property
     def is_inner_product(self) -> bool:

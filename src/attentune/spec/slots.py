@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -18,6 +18,7 @@ from attentune.shapes import Bool, Float, Int, Tensor
 from attentune.spec.masks import Mask
 from attentune.spec.mechanism import Dims, Mechanism, Params, ScoreForm, Stage
 from attentune.spec.positions import Positions
+from attentune.spec.score_steps import SoftCap, StepForm
 
 
 class Heads(Mechanism):
@@ -119,6 +120,11 @@ class Bias(Position):
     stage: ClassVar[Stage] = Stage.SCORES
     form: ClassVar[ScoreForm] = ScoreForm.ELEMENTWISE
 
+    @property
+    def step(self) -> StepForm | None:
+        """`ADD_BY_DISTANCE` where the number depends on head and i - j alone, which fused kernels can compute."""
+        return None
+
     @abstractmethod
     def bias(self, params: Params, dims: Dims, query: Positions, key: Positions, head: Int[Tensor, "..."]) -> Tensor:
         """The number to add; all arguments broadcast against each other."""
@@ -188,6 +194,14 @@ class ElementwiseScore(Score):
     ) -> Float[Tensor, "..."]:
         """The score to go on with; all arguments broadcast against each other."""
 
+    @property
+    def step(self) -> StepForm | SoftCap | None:
+        """The form of `modify` that fused kernels can compute; None for any other function.
+
+        They evaluate `modify` itself once for each distance (with i or j at 0), or for each query.
+        """
+        return None
+
     hides: ClassVar[bool] = False  # gives some keys no weight: no later score may bring them back
     is_factor: ClassVar[bool] = False  # s -> c s with one c a head: `query_factor` may be folded into q
 
@@ -216,6 +230,22 @@ class Normalizer(Mechanism):
     slot: ClassVar[str] = "normalizer"
     stage: ClassVar[Stage] = Stage.NORMALIZE
     online: ClassVar[bool]  # can be computed tile by tile in one pass
+    # What `weights` is, so that fused kernels may compute it; None for any other function.
+    #   softmax   exp(s) over the sum of exp(s) of the visible keys, and of `extra_logit` where there is one
+    #   sigmoid   sigmoid(s + query_term)
+    #   relu2     max(s, 0)^2, divided by the number of visible keys
+    fused: ClassVar[Literal["softmax", "sigmoid", "relu2"] | None] = None
+    has_extra_logit: ClassVar[bool] = False
+
+    def extra_logit(self, params: Params, like: Float[Tensor, "H"]) -> Float[Tensor, "H"]:
+        """One more logit of each head in the denominator, where `has_extra_logit`; `like` tells dtype and device."""
+        del params
+        return torch.zeros_like(like)
+
+    def query_term(self, params: Params, count: Float[Tensor, "rows 1 Q"]) -> Float[Tensor, "rows heads Q"] | None:
+        """What a sigmoid adds to the scores of a query that sees `count` keys (at least 1); None for nothing."""
+        del params, count
+        return None
 
     @abstractmethod
     def weights(
@@ -246,6 +276,7 @@ class Selector(Mechanism):
     slot: ClassVar[str] = "selector"
     stage: ClassVar[Stage] = Stage.VISIBLE
     needs_order: ClassVar[bool] = True
+    by_query: ClassVar[bool] = False  # each query chooses by itself, and keys behind it change nothing
 
     @abstractmethod
     def select(

@@ -16,7 +16,7 @@ from attentune.spec.masks import Mask
 from attentune.spec.positions import Positions
 from attentune.spec.tile_grid import TileGrid, TileState, both
 
-__all__ = ["TileState", "row_tiles", "visible_tiles"]
+__all__ = ["TileState", "known_states", "row_tiles", "visible_tiles"]
 
 PAIRS = 1 << 20  # pairs of query and key, or tiles, that are looked at together
 
@@ -66,13 +66,18 @@ def row_tiles(mask: Mask, query: Positions, key: Positions, *, tile: tuple[int, 
     return torch.cat([_decided(mask, band) for band in bands])
 
 
-def _decided(mask: Mask, grid: TileGrid) -> Int[Tensor, "Qt Kt"]:
+def known_states(mask: Mask, grid: TileGrid) -> Int[Tensor, "Qt Kt"]:
+    """What is known without looking at pairs, of the mask and of the documents and padding of the grid's positions."""
     known = [mask.tiles(grid), grid.by_document()]
     if grid.query.valid is not None:
         known.append(grid.by_query(lambda query, key: _there(query)))
     if grid.key.valid is not None:
         known.append(grid.by_key(lambda query, key: _there(key)))
-    states = both(*known)
+    return both(*known)
+
+
+def _decided(mask: Mask, grid: TileGrid) -> Int[Tensor, "Qt Kt"]:
+    states = known_states(mask, grid)
     a, b = grid.tile
     for tiles in (states == TileState.UNDECIDED).nonzero().split(max(PAIRS // (a * b), 1)):
         of_query, query = _tokens(grid.query, tiles[:, 0], a)
