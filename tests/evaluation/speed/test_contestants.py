@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from attentune.evaluation.speed import dense, gate, measurement
 from attentune.evaluation.speed.compiled import block_mask, mask_mod, score_mod
 from attentune.evaluation.speed.contestant import Contestant, Own, Prepared, own_contestants, picked
-from attentune.evaluation.speed.grid import MASKS, SCORES, Case, Cell, Setting, grid
+from attentune.evaluation.speed.grid import MASKS, SCORES, Case, Cell, Setting
 from attentune.evaluation.speed.peers import PEERS, contestants
 from attentune.evaluation.speed.problem import Problem, pose
 from attentune.kernels import KERNELS
@@ -31,11 +32,14 @@ def said(stage: str, seconds: float) -> None:
 
 
 def cells() -> Iterator[Cell]:
-    """Each mask plain and with every score, forward and backward; lengths at which nothing divides, or everything."""
-    chosen, _ = grid(lengths=(320,), masks=MASKS, scores=SCORES, passes=("forward+backward",))
-    yield from chosen
-    decoded, _ = grid(lengths=(301,), passes=("decode",))
-    yield from decoded
+    """Each mask plain, some with every score; a length that much divides, and one that nothing divides."""
+    for mask in MASKS:
+        yield Cell(mask, "none", 320, "forward+backward")
+    for mask, scores in product(("window", "symmetric", "bigbird", "packed"), ("alibi", "soft_cap", "t5")):
+        yield Cell(mask, scores, 320, "forward+backward")
+    for mask, scores in product(("causal", "window", "sinks", "packed", "prefix"), ("none", "t5")):
+        yield Cell(mask, scores, 301, "decode")
+    yield Cell("causal", "t5", 301, "forward")
     yield Cell("sinks", "none", 301, "forward+backward")
     yield Cell("window", "none", 301, "statistics")
     yield Cell("packed", "alibi", 301, "statistics")
@@ -170,6 +174,9 @@ def test_relative_errors_by_hand() -> None:
     found[0, 1, 0] += 0.05
     assert gate.relative_error(found, right) == pytest.approx(0.05 / 0.5)
     assert gate.relative_error(torch.tensor([1.1, 0.0]), torch.tensor([1.0, 0.0])) == pytest.approx(0.1)
+    right, found = torch.tensor([[[0.0], [1.0]]]), torch.tensor([[[0.02], [1.0]]])
+    assert gate.relative_error(found, right) == pytest.approx(0.02 / (gate.FLOOR * 0.5**0.5))
+    assert gate.relative_error(found, right, 1.0) == pytest.approx(0.02 / 0.5**0.5)
     assert gate.relative_error(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)) == 0
     with pytest.raises(ValueError, match="the shape is"):
         gate.relative_error(torch.zeros(2), torch.zeros(3))

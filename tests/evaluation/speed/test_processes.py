@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation.speed import working
 
 from attentune.evaluation.speed import memory
 from attentune.evaluation.speed.memory import PeakMemory, held_bytes, resident
 from attentune.evaluation.speed.processes import guarded
+from evaluation.speed import working
 
 MIB = 2**20
 linux = pytest.mark.skipif(resident() is None, reason="the system does not tell how much memory a process holds")

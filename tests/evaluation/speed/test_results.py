@@ -1,4 +1,4 @@
-"""What follows from figures: ratios, findings, the table, the picture, and the files of a run that is taken up again."""
+"""What follows from figures: ratios, findings, table and picture; and the files of a run that is taken up again."""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ SAMPLE = 48  # queries; rows of up to 4 times as many are compared whole
 BAND = 256  # queries at a time where all are needed
 # What rounding explains, with room: below 1 / sqrt(n) of what a wrong mask makes at every length that is measured.
 ALLOWED = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 1.5e-2, torch.bfloat16: 6e-2}
-FLOOR = 1e-2  # rows smaller than this share of the whole tensor's size are held against that share
+# Rows smaller than this share of the whole tensor's size are held against that share. Gradients are sums of which much
+# cancels, in a query's first rows all of it: what rounds is their terms, for which the size of the tensor stands.
+FLOOR, FLOOR_OF_GRADIENTS = 1e-2, 1.0
 
 Named = dict[str, Tensor]  # the output, statistics and gradients by name
 
@@ -90,13 +92,13 @@ def verdict(problem: Problem, found: Named) -> Verdict:
         given = found[name].detach().cpu().double()
         if name in ("output", "entropy"):
             given = given[:, :, rows]
-        error = relative_error(given, exact)
+        error = relative_error(given, exact, FLOOR_OF_GRADIENTS if name in problem.leaves else FLOOR)
         if not error <= worst.error:
             worst = replace(worst, error=error, tensor=name)
     return worst
 
 
-def relative_error(found: Tensor, right: Tensor) -> float:
+def relative_error(found: Tensor, right: Tensor, floor: float = FLOOR) -> float:
     """The largest error of any row, relative to the row; NaN where `found` holds one."""
     if found.shape != right.shape:
         raise ValueError(f"the shape is {tuple(found.shape)}, expected {tuple(right.shape)}")
@@ -104,7 +106,7 @@ def relative_error(found: Tensor, right: Tensor) -> float:
     found, right = (tensor.reshape(1, -1) if flat else tensor for tensor in (found, right))
     size = right.square().mean(-1).sqrt()
     whole = float(right.square().mean().sqrt())
-    scale = size.clamp(min=FLOOR * whole if whole else 1.0)
+    scale = size.clamp(min=floor * whole if whole else 1.0)
     return float(((found - right).square().mean(-1).sqrt() / scale).max())
 
 
