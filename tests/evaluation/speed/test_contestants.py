@@ -46,7 +46,7 @@ def cells() -> Iterator[Cell]:
     yield Cell("symmetric", "none", 320, "forward", "bfloat16")
 
 
-@pytest.mark.parametrize("cell", cells(), ids=str)
+@pytest.mark.parametrize("cell", tuple(cells()), ids=str)
 def test_whoever_claims_a_cell_computes_it(cell: Cell) -> None:
     case = Case(cell, SMALL)
     able = [one for one in contestants(case) if one.refusal(case) is None and not one.compiles]

@@ -57,7 +57,8 @@ def _each_document(problem: Problem) -> Prepared:
 
     def forward() -> dict[str, Tensor]:
         parts = zip(*(tensor.split(lengths, 2) for tensor in (problem.q, problem.k, problem.v)), strict=True)
-        return {"output": torch.cat([scaled_dot_product_attention(*part, is_causal=True) for part in parts], 2)}
+        found = [scaled_dot_product_attention(q, k, v, is_causal=True) for q, k, v in parts]
+        return {"output": torch.cat(found, 2)}
 
     return Prepared(forward)
 

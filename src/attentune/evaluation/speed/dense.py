@@ -101,7 +101,7 @@ class Naive:
         case, q, k, v = problem.case, problem.q, problem.k, problem.v
         learns = learns_bias(case)
         mask = additive(problem) if isinstance(case.spec.position, Bias) and not learns else None
-        hidden = ~seen_pairs(problem) if mask is None else None
+        hidden = problem.shared("hidden", lambda: ~seen_pairs(problem)) if mask is None else None
         buckets = bucket_of_pairs(problem) if learns else None
 
         def forward() -> dict[str, Tensor]:
@@ -146,9 +146,17 @@ def seen_between(problem: Problem, query: Positions, key: Positions) -> Bool[Ten
 
 def seen_pairs(problem: Problem) -> Bool[Tensor, "Q K"]:
     """Every pair: what a dense boolean mask holds."""
+    return problem.shared("seen", lambda: _seen_pairs(problem))
+
+
+def _seen_pairs(problem: Problem) -> Tensor:
     query, key = places(problem)
     bands = torch.arange(len(query.index)).split(BAND)
-    return torch.cat([seen_between(problem, query.map(lambda t, at=at: t[at]), key) for at in bands])  # type: ignore[misc]
+    return torch.cat([seen_between(problem, _band(query, at), key) for at in bands])
+
+
+def _band(places: Positions, at: Tensor) -> Positions:
+    return places.map(lambda tensor: tensor[at])
 
 
 def additive_between(problem: Problem, query: Positions, key: Positions) -> Float[Tensor, "N Q K"]:
@@ -166,11 +174,15 @@ def additive_between(problem: Problem, query: Positions, key: Positions) -> Floa
 
 def additive(problem: Problem) -> Float[Tensor, "1 N Q K"]:
     """The whole of `additive_between`, drawn band by band."""
+    return problem.shared("additive", lambda: _additive(problem))
+
+
+def _additive(problem: Problem) -> Tensor:
     query, key = places(problem)
     count, heads = len(query.index), problem.case.setting.heads if isinstance(problem.case.spec.position, Bias) else 1
     mask = problem.q.new_empty(1, heads, count, len(key.index))
     for at in torch.arange(count).split(BAND):
-        mask[0, :, at] = additive_between(problem, query.map(lambda t, at=at: t[at]), key)  # type: ignore[misc]
+        mask[0, :, at] = additive_between(problem, _band(query, at), key)
     return mask
 
 
@@ -179,7 +191,7 @@ def bucket_of_pairs(problem: Problem) -> Int[Tensor, "Q K"]:
     position = problem.case.spec.position
     assert isinstance(position, T5)
     query, key = places(problem)
-    return position.bucket(query.position - key.position)
+    return problem.shared("buckets", lambda: position.bucket(query.position - key.position))
 
 
 def learned_bias(problem: Problem, buckets: Int[Tensor, "Q K"]) -> Float[Tensor, "H Q K"]:

@@ -225,7 +225,8 @@ def grid(
 
     A mask that shows all later keys cannot be decoded token by token.
     """
-    cells, left_out = [], {}
+    cells: list[Cell] = []
+    left_out: dict[str, None] = {}
     for length, pass_, mask, score, dtype in product(lengths, passes, masks, scores, dtypes):
         cell = Cell(mask, score, length, pass_, dtype)
         if pass_ == "decode" and Case(replace(cell, scores="none"), Setting()).spec.mask.lookahead is None:

@@ -195,7 +195,8 @@ class Longformer:
             attention_window=[case.symmetric_window - 1],
             attention_probs_dropout_prob=0.0,
         )
-        module = LongformerSelfAttention(config, layer_id=0).eval()
+        untyped: Any = LongformerSelfAttention
+        module = untyped(config, layer_id=0).eval()
         module.query, module.key, module.value = (_Given(tensor) for tensor in (problem.q, problem.k, problem.v))
         nothing = torch.zeros(setting.batch, case.cell.length, device=problem.q.device, dtype=problem.q.dtype)
         hidden = nothing[..., None].expand(-1, -1, width)  # only its shape is read

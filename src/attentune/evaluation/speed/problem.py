@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from math import exp, log
 from random import Random
 from zlib import crc32
@@ -34,6 +35,13 @@ class Problem:
     v: Float[Tensor, "B H K D"]
     params: SlotParams
     layout: Layout
+    _shared: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def shared(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What several contestants need alike, such as a mask of all pairs: made once for those timed together."""
+        if name not in self._shared:
+            self._shared[name] = make()
+        return self._shared[name]
 
     @property
     def leaves(self) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def guarded(work: Work, *arguments: Any, limit_bytes: float, cache: str | None =
 
     `cache` is the folder that compilers keep their products in. An interrupt here ends the process too.
     """
-    context = multiprocessing.get_context(_method())
+    context: Any = multiprocessing.get_context(_method())  # the stubs know no Process of a context in general
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_inside, args=(sender, cache, work, arguments), daemon=True)
     process.start()

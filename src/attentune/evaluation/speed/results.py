@@ -123,13 +123,9 @@ class CellResult:
     @staticmethod
     def of_data(data: dict[str, Any]) -> CellResult:
         """From plain data. Raises KeyError, TypeError or ValueError where it is something else."""
-        names = Entry.__dataclass_fields__
-        entries = [
-            Entry(
-                **{name: tuple(value) if name == "seconds" else value for name, value in one.items() if name in names}
-            )
-            for one in data["entries"]
-        ]
+        names = set(Entry.__dataclass_fields__)
+        held: list[dict[str, Any]] = [{name: one[name] for name in names & set(one)} for one in data["entries"]]
+        entries = [Entry(**{**one, "seconds": tuple(one["seconds"])}) for one in held]
         kept = {name: data[name] for name in ("pairs", "operations", "matrix_rate", "pick")}
         return CellResult(cell=Cell.of(data["cell"]), entries=tuple(entries), **kept)
 

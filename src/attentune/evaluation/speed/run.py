@@ -7,6 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,16 +76,7 @@ def measure_cell(case: Case, cache: str, tell: Callable[[str], None]) -> CellRes
         if seconds is not None:
             expected[one.name] = seconds
     tell(f"{case.cell}: side by side")
-    limit = ALL_TOGETHER * _limit_bytes(case.setting)
-    outcome = guarded(time_together, case, expected, limit_bytes=limit, cache=cache)
-    rates: list[float] = []
-    if outcome.result is None:
-        why = f"timing side by side: {outcome.failure} ({outcome.stage})"
-        entries |= {name: _changed(entries[name], status="failed", note=why) for name in expected}
-    else:
-        rates = outcome.result["matrix_rates"]
-        for name, seconds_of in outcome.result["samples"].items():
-            entries[name] = _changed(entries[name], seconds=tuple(seconds_of))
+    rates = _timed(case, cache, entries, expected)
     pairs = visible_pairs(case) * case.setting.heads * case.setting.batch
     each = (14 if case.backward else 4) * case.setting.head_width
     return CellResult(
@@ -95,6 +87,28 @@ def measure_cell(case: Case, cache: str, tell: Callable[[str], None]) -> CellRes
         matrix_rate=sorted(rates)[len(rates) // 2] if rates else None,
         pick=picked(case),
     )
+
+
+def _timed(case: Case, cache: str, entries: dict[str, Entry], expected: dict[str, float]) -> list[float]:
+    """Fills in the seconds of those in `expected`; gives the rates of the matrix product.
+
+    Beside each other they hold their masks at the same time: while that is too much, the largest one is left out.
+    """
+    while True:
+        limit = min(ALL_TOGETHER * case.setting.limit_gib * GIB, _free_bytes(case.setting))
+        outcome = guarded(time_together, case, expected, limit_bytes=limit, cache=cache)
+        if outcome.result is not None:
+            for name, seconds in outcome.result["samples"].items():
+                entries[name] = replace(entries[name], seconds=tuple(seconds))
+            rates: list[float] = outcome.result["matrix_rates"]
+            return rates
+        why = f"side by side with the others: {outcome.failure} ({outcome.stage})"
+        if outcome.limit != "memory" or len(expected) < 2:
+            entries |= {name: replace(entries[name], status="failed", note=why) for name in expected}
+            return []
+        largest = max(expected, key=lambda name: entries[name].peak_bytes or 0)
+        entries[largest] = replace(entries[largest], status="skipped", note=why)
+        del expected[largest]
 
 
 def _tried(one: Contestant, case: Case, cache: str) -> tuple[Entry, float | None]:
@@ -127,15 +141,15 @@ def _why(outcome: Outcome, case: Case) -> tuple[str, str]:
     return "failed", f"{outcome.failure} ({outcome.stage})"
 
 
-def _changed(entry: Entry, **changes: Any) -> Entry:
-    return Entry(**{**{name: getattr(entry, name) for name in Entry.__dataclass_fields__}, **changes})
-
-
 def _limit_bytes(setting: Setting) -> float:
-    """What the setting allows, and no more than is free: on a GPU its memory is not ours to predict."""
-    wanted = setting.limit_gib * GIB
+    """What one contestant may take: what the setting allows, and no more than is free."""
+    return min(setting.limit_gib * GIB, _free_bytes(setting))
+
+
+def _free_bytes(setting: Setting) -> float:
+    """What may be taken without driving others out; a GPU's memory is watched by its own allocator."""
     free = available()
-    return wanted if free is None or setting.device != "cpu" else min(wanted, RESERVE * free)
+    return float("inf") if free is None or setting.device != "cpu" else RESERVE * free
 
 
 def machine_of(setting: Setting) -> Machine:
