@@ -31,7 +31,7 @@ def test_a_tiny_run_is_measured_kept_and_taken_up_again(
     assert entries["sdpa"]["status"] == "refused"
     assert entries["chunked"]["status"] == entries["attentune sdpa"]["status"] == "measured"
     for name in ("chunked", "attentune sdpa"):
-        assert len(entries[name]["seconds"]) == 2
+        assert 1 <= len(entries[name]["seconds"]) <= 2  # two, unless the machine was taken away meanwhile
         assert entries[name]["median"] > 0
         assert 0 < entries[name]["error"] < 1e-4
         assert entries[name]["useful_share"] > 0
