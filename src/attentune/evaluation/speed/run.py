@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from attentune import __version__
 from attentune.errors import StudyError
 from attentune.evaluation.speed.contestant import Contestant, picked
 from attentune.evaluation.speed.grid import Case, Cell, Setting
@@ -29,7 +28,7 @@ from attentune.models.storage import atomic_write, prepare_folder
 GIB = 2**30
 RESERVE = 0.9  # share of the free memory that a contestant may take
 ALL_TOGETHER = 2.0  # contestants that are timed beside each other keep their masks at the same time
-PACKAGES = ("torch", "local-attention", "x-transformers", "transformers")
+PACKAGES = ("attentune", "torch", "local-attention", "x-transformers", "transformers")
 Progress = Callable[[int, int, str], None]  # cells done, cells in all, what is done now
 
 
@@ -158,7 +157,7 @@ def machine_of(setting: Setting) -> Machine:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     device = torch.cuda.get_device_name() if setting.device == "cuda" else ""
-    versions = [("attentune", __version__), ("Python", platform.python_version())]
+    versions = [("Python", platform.python_version())]
     for package in PACKAGES:
         try:
             versions.append((package, version(package)))
