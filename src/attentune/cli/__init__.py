@@ -29,9 +29,10 @@ COMMANDS = {
     "generate": "continue a prompt with a trained model",
     "plan": "explain which kernel computes an attention, and why not the others",
     "verify": "prove every mechanism on this machine: each kernel, dtype and layout against the reference",
+    "bench": "measure attention on this machine beside its peers: time, memory, correctness",
     "mechanisms": "list the mechanisms: formula, paper, slot, parameters; draw a mask",
 }
-GOES_ON = ("optimize", "train")  # the same command takes up its work again
+GOES_ON = ("optimize", "train", "bench")  # the same command takes up its work again
 
 USAGE = """\
 usage: attentune COMMAND [OPTIONS]
