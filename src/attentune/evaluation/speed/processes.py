@@ -19,6 +19,7 @@ from typing import Any
 from attentune.evaluation.speed.memory import resident
 
 POLL = 0.02  # seconds between two looks at a process's memory
+LAST_SECONDS = 10.0  # from the result to the end of the process
 START_SECONDS = 180.0  # until a process has begun: it may have to import PyTorch first
 
 Say = Callable[[str, float], None]  # names the stage that begins, and how many seconds it may take
@@ -49,7 +50,10 @@ def guarded(work: Work, *arguments: Any, limit_bytes: float, cache: str | None =
     process.start()
     sender.close()
     try:
-        return _watched(process, receiver, limit_bytes)
+        outcome = _watched(process, receiver, limit_bytes)
+        if outcome.limit is None:
+            process.join(LAST_SECONDS)  # it clears up after itself
+        return outcome
     finally:
         if process.is_alive():
             process.kill()
