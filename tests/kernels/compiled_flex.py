@@ -25,7 +25,8 @@ TEXTS = [
 ]
 LAYOUTS = ["plain", "padded", "packed", "cached"]
 DTYPES = [torch.float32, torch.bfloat16]
-QUICK = [(RICH, "padded", torch.float32), (NOTHING_SEEN, "cached", torch.float32), (LEARNED, "packed", torch.float32)]
+TOGETHER = RICH.replace("alibi", "t5(buckets=6, max_distance=9)")
+QUICK = [(TOGETHER, "packed", torch.float32), (NOTHING_SEEN, "cached", torch.float32)]
 EVERY = [(text, layout, dtype) for text in TEXTS for layout in LAYOUTS for dtype in DTYPES]
 
 

@@ -204,4 +204,9 @@ def test_an_unknown_form_is_an_error(mixer: Mixer) -> None:
 
 
 def test_compiled() -> None:
-    run_without_shape_checks(Path(__file__).parent / "compiled_mixers.py", at_least=5)
+    run_without_shape_checks(Path(__file__).with_name("compiled_mixers.py"), at_least=6)
+
+
+@pytest.mark.slow
+def test_compiled_on_full_rows() -> None:
+    run_without_shape_checks(Path(__file__).with_name("compiled_mixers.py"), at_least=4, marked="slow")
