@@ -1,4 +1,4 @@
-"""Compiles the C++ core of the kernel `blocked` while the package is built or installed; goes on without where it cannot."""
+"""Compiles the C++ core of the kernel `blocked` while the package is built; goes on without it where it cannot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CompiledCore(BuildHookInterface):
             core.build()
         except core.BuildError as error:
             library.unlink(missing_ok=True)
-            print(f"attentune: warning: {error}; the kernel `blocked` will compute in Python", file=sys.stderr)
+            print(f"attentune: warning: {error}; the kernel `blocked` will compute in Python", file=sys.stderr)  # noqa: T201
             return
         build_data["artifacts"].append(f"{NATIVE}/{library.name}")
         build_data["pure_python"] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -129,7 +129,10 @@ def _with(step: Step, leaf: Callable[[Tensor], Tensor]) -> Step:
 
 
 def compare(case: Case, *, factor: float = 2.0) -> None:
-    """Output, lse and every gradient: at most `factor` times as wrong as dense attention of the same type, and 4 eps."""
+    """Output, lse and every gradient: at most `factor` times as wrong as dense attention of the same type, and 4 eps.
+
+    In float64 the truth is no better than what is compared, so that there it is 64 eps alone.
+    """
     made = case.made()
     given = torch.randn(case.batch, case.heads, case.queries, case.value_width)
     given_lse = torch.randn(case.batch, case.heads, case.queries)
@@ -159,11 +162,9 @@ def compare(case: Case, *, factor: float = 2.0) -> None:
         results[way] += torch.autograd.grad(loss, leaves)
     for number, (truth, plain, ours) in enumerate(zip(*results.values(), strict=True)):
         assert ours.isfinite().all(), number
-        room = torch.finfo(ours.dtype).eps * 4 * (truth.abs().max() if truth.numel() else 0)
-        wrong, usual = (float((x.double() - truth).abs().max()) if truth.numel() else 0.0 for x in (ours, plain))
+        eps = torch.finfo(ours.dtype).eps * (64 if case.dtype is torch.float64 else 4)
+        room = eps * float(truth.detach().abs().max() if truth.numel() else 0)
+        wrong, usual = (
+            float((x.double() - truth).abs().max().detach()) if truth.numel() else 0.0 for x in (ours, plain)
+        )
         assert wrong <= factor * usual + room, f"tensor {number}: {wrong:.2e}, dense {usual:.2e}, room {room:.2e}"
-
-
-def shapes(cases: Sequence[Case]) -> list[Case]:
-    """The cases, in an order that pytest names by number."""
-    return list(cases)

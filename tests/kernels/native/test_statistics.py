@@ -90,9 +90,7 @@ def test_dropout_keeps_the_share_it_should_and_follows_the_seed() -> None:
 @pytest.mark.parametrize("queries", [3, 100])
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid", "relu2"])
 @pytest.mark.parametrize("name", ["plain", "avx2", "avx512"])
-def test_dropout_is_the_same_backward(
-    queries: int, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dropout_is_the_same_backward(queries: int, kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTENTUNE_ISA", name)
     if native.instruction_set() == "none":
         pytest.skip(f"this machine has no {name}")
@@ -105,7 +103,10 @@ def test_dropout_is_the_same_backward(
     output = ours.native(dropout=0.3, seed=11).output
     expected, *_ = truth.dense(keep)
     torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
-    found, right = torch.autograd.grad((output * given).sum(), leaves), torch.autograd.grad((expected * given).sum(), exact)
+    found, right = (
+        torch.autograd.grad((output * given).sum(), leaves),
+        torch.autograd.grad((expected * given).sum(), exact),
+    )
     for a, b in zip(found, right, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 

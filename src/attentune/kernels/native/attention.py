@@ -79,8 +79,8 @@ def forward(
 
     Differentiable in q, k, v, the tensors of the steps and the extra logit, through the output and through lse of a
     softmax; statistics have no gradient. Strides are free but for the last axis; bfloat16 and float16 are computed in
-    float32. `dropout` drops weights by a hash of `seed` and the places of query and key. Raises KernelError where sizes,
-    types or the table do not fit together.
+    float32. `dropout` drops weights by a hash of `seed` and the places of query and key. Raises KernelError where
+    sizes, types or the table do not fit together.
     """
     _check(q, k, v, table, query_position, key_position, steps, extra_logit)
     for name, known, value in (("kind", KINDS, {kind}), ("wanted", STATISTICS, wanted)):
@@ -160,10 +160,14 @@ def _check(
         raise KernelError(f"blocked: the compiled core runs on CPUs, got tensors on {q.device}")
     rows, tiles = table.start.shape[0], ceil(queries / SIZE)
     if rows not in (1, batch) or table.start.shape[1] != tiles + 1:
-        raise KernelError(f"blocked: the table has {tuple(table.start.shape)} starts, needs [1 or {batch}, {tiles + 1}]")
+        raise KernelError(
+            f"blocked: the table has {tuple(table.start.shape)} starts, needs [1 or {batch}, {tiles + 1}]"
+        )
     for name, position, length in (("query", query_position, queries), ("key", key_position, keys)):
         if position.shape[0] not in (1, batch) or position.shape[1] != length:
-            raise KernelError(f"blocked: {name} positions must be [1 or {batch}, {length}], got {tuple(position.shape)}")
+            raise KernelError(
+                f"blocked: {name} positions must be [1 or {batch}, {length}], got {tuple(position.shape)}"
+            )
     if query_position.shape[0] != key_position.shape[0]:
         raise KernelError("blocked: query and key positions must have the same number of rows")
     for step in steps:

@@ -77,7 +77,16 @@ def _compile(command: list[str], made: Path, threads: list[str]) -> None:
     sets = X86_SETS if x86 else {"plain": ()}
     flags = [*FLAGS, *threads, *(["-DATTENTUNE_X86"] if x86 else [])]
     jobs = [
-        [*command, *flags, *more, f"-DISA={name}", "-c", str(source / "instruction_set.cpp"), "-o", f"{folder}/{name}.o"]
+        [
+            *command,
+            *flags,
+            *more,
+            f"-DISA={name}",
+            "-c",
+            str(source / "instruction_set.cpp"),
+            "-o",
+            f"{folder}/{name}.o",
+        ]
         for name, more in sets.items()
     ]
     label = f'-DATTENTUNE_SOURCE="{source_hash(source)}"'
@@ -94,6 +103,7 @@ def _run(command: list[str]) -> None:
     except OSError as error:
         raise BuildError(f"{command[0]} does not run: {error}") from None
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+        lines = (
+            [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+        )
         raise BuildError(f"{command[0]} failed: {lines[0].strip()}")
-

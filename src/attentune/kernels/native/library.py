@@ -69,7 +69,7 @@ def instruction_set() -> str:
 
 
 def segments(problem: Problem) -> int:
-    """Into how many parts the backward pass cuts the queries of one batch row and group, so that all threads have work."""
+    """Parts into which the backward pass cuts the queries of one batch row and group, so that all threads have work."""
     library = _library()
     library.attentune_segments.restype = ctypes.c_int64
     return int(library.attentune_segments(ctypes.byref(problem)))

@@ -1,4 +1,4 @@
-"""The core as `torch.library` operators: opaque to compilers, and nothing is kept for the backward pass but q, k, v, o, lse."""
+"""The core as `torch.library` operators: opaque to compilers; the backward pass keeps q, k, v, o and lse."""
 
 # No `from __future__ import annotations`: torch.library reads the annotations of operators as types.
 from collections.abc import Sequence
@@ -65,9 +65,9 @@ def blocked_statistics(
     caps: Sequence[float],
     kind: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Column mass [B H K], entropy [B H Q], the greatest weights and their keys [B H Q top], lse: empty where not wanted.
+    """Column mass [B H K], entropy [B H Q], the greatest weights and their keys [B H Q top], and lse.
 
-    `wanted` names them, separated by spaces.
+    `wanted` names them, separated by spaces; what is not wanted is empty.
     The lse that is given stands for the softmax; it is computed anew only for weights that are no softmax.
     """
     seed = torch.zeros((), dtype=torch.int64)
@@ -102,6 +102,11 @@ def _statistics_like(q: Tensor, k: Tensor, wanted: str, top: int) -> tuple[Tenso
     return *made, q.new_empty(best, dtype=torch.int64), q.new_empty(own, dtype=dtype)
 
 
+def _gradient_like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    batch, heads, tokens, width = x.shape
+    return head_last(batch, heads, tokens, width, x, dtype)
+
+
 @torch.library.custom_op("attentune::blocked_backward", mutates_args=(), device_types="cpu")
 def blocked_backward(
     d_output: Tensor,
@@ -130,7 +135,7 @@ def blocked_backward(
     )
     made, dtype = Assembled(given), exact(q.dtype)
     output, d_output = readable(output, dtype), readable(d_output, dtype)
-    dq, dk, dv = (head_last(*x.shape, x, dtype) for x in (q, k, v))
+    dq, dk, dv = (_gradient_like(x, dtype) for x in (q, k, v))
     p = made.problem
     p.output, p.d_output, p.lse = operand(output), operand(d_output), operand(lse)
     p.dq, p.dk, p.dv = operand(dq), operand(dk), operand(dv)
@@ -164,7 +169,7 @@ def _(
     extra_logit: Tensor | None,
     *rest: Any,
 ) -> Any:
-    dq, dk, dv = (head_last(*x.shape, x, x.dtype) for x in (q, k, v))
+    dq, dk, dv = (_gradient_like(x, x.dtype) for x in (q, k, v))
     extra = q.new_empty(0) if extra_logit is None else torch.empty_like(extra_logit)
     shaped = [x.new_empty(x.shape) if want else x.new_empty(0) for x, want in zip(values, wanted, strict=True)]
     return [dq, dk, dv, extra, *shaped]
@@ -189,7 +194,8 @@ def _differentiate(ctx: Any, d_output: Tensor | None, d_lse: Tensor | None) -> A
     operands = (q, k, v, values, extra, table, *positions, seed, *ctx.rest)
     dq, dk, dv, d_extra, *d_values = blocked_backward(d_output, d_lse, output, lse, ctx.wanted, *operands)
     given = [d if want else None for d, want in zip(d_values, ctx.wanted, strict=True)]
-    nothing = [[] if isinstance(x, list | tuple) and not x else None for x in ctx.rest]  # an empty list stays a list
+    # An empty list of numbers passes for one of tensors, and must come back as a list.
+    nothing: list[Any] = [[] if isinstance(x, list | tuple) and not x else None for x in ctx.rest]
     return dq, dk, dv, given, (d_extra if ctx.extra else None), [None] * table_count, None, None, None, *nothing
 
 

@@ -19,8 +19,9 @@ BY_DISTANCE = (0, 1)
 
 @dataclass(frozen=True)
 class Given:
-    """What all functions of the core are given. `steps` holds kind, constant and first of each step, one behind the other.
+    """What all functions of the core are given.
 
+    `steps` holds kind, constant and first of each step, one behind the other;
     `table` holds start, key_tile, pattern and patterns; `values` a tensor of each step but the soft caps.
     """
 

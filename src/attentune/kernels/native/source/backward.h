@@ -114,7 +114,7 @@ static bool backward_unit(const Problem &p, int64_t b, int64_t g, int64_t row, i
                    m + (width + value + D + V) * TILE, m + (width + value + 2 * D + V) * TILE,
                    m + (width + value + 2 * D + V + 1) * TILE};
     }
-    Sight sight;
+    Sights sights;
     for (int64_t head = g * group; head < (g + 1) * group; head += heads_each)
         for (int64_t first = from; first < to; first += tiles_each) {
             const int64_t heads = (g + 1) * group - head < heads_each ? (g + 1) * group - head : heads_each;
@@ -131,7 +131,7 @@ static bool backward_unit(const Problem &p, int64_t b, int64_t g, int64_t row, i
                 T *dv = sums.dv + (tile - sums.first_tile) * TILE * sums.dv_token;
                 for (int64_t t = 0; t < count; t++) {
                     if (!walk.takes(int(t), tile)) continue;
-                    sight.read(p.pattern[walk.at[t]++], p.patterns);
+                    const Sight &sight = sights.of(p.pattern[walk.at[t]++], p.patterns);
                     place.query = (first + t) * TILE, place.queries = in_tile(place.query, p.queries);
                     for (int64_t n = 0; n < heads; n++) {
                         const HeldBack<T> &here = held[n * count + t];

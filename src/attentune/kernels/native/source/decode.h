@@ -79,6 +79,7 @@ static bool decode_part(const Problem &p, int64_t b, int64_t g, int64_t from, in
             const T *q = at<T>(p.q, b, place.h, 0);
             for (uint64_t left = anyone; left; left &= left - 1) {
                 const int j = __builtin_ctzll(left);
+                if (h == 0 && n + 1 < to) fetch_row<T>(p, b, g, int64_t(p.key_tile[n + 1]) * TILE + j);
                 for (int i = 0; i < queries; i++) s[j * TILE + i] = dot(q + i * p.q.token, keys + j * p.k.token, D) * T(p.scale);
             }
             apply_steps<T>(p, place, steps, s, nullptr);

@@ -102,12 +102,15 @@ static void soften(const Sight &sight, const Place &place, const Dropout<T> &dro
             Vector<T> shrink = (top > before) ? exponential(before - top) : fill(T(1));
             sum *= shrink;
             store(held.highest + v * L, top);
-            for (int lane = 0; lane < L; lane++)
-                if (shrink[lane] != 1 && before[lane] != -INFINITY)
-                    for (int d = 0; d < padded; d += L) {
-                        T *o = held.sum + (v * L + lane) * padded + d;
-                        store(o, load(o) * T(shrink[lane]));
-                    }
+            T by[L];
+            store(by, shrink);
+            for (uint32_t left = bits_of<T>((top > before) & (before != nothing)); left; left &= left - 1) {
+                const int lane = __builtin_ctz(left);
+                for (int d = 0; d < padded; d += L) {
+                    T *o = held.sum + (v * L + lane) * padded + d;
+                    store(o, load(o) * by[lane]);
+                }
+            }
         }
         top = (Mask<T>)(top == nothing) ? Vector<T>{} : top;
         Bits<T> rows{};
@@ -161,13 +164,17 @@ static void write_output(const Problem &p, const Unit &unit, int64_t head, int64
 
 INLINE int rounded(int64_t width, int lanes) { return int((width + lanes - 1) / lanes * lanes); }
 
-// Asks for the keys and values of the tile that most likely follows, while this one is computed.
-template <class T> static void fetch_ahead(const Problem &p, int64_t b, int64_t g, int64_t first) {
+// Asks for one key and value, which are read later.
+template <class T> INLINE void fetch_row(const Problem &p, int64_t b, int64_t g, int64_t j) {
     constexpr int LINE = 64 / sizeof(T);
-    for (int64_t j = first; j < first + TILE && j < p.keys; j++) {
-        for (int64_t d = 0; d < p.head_width; d += LINE) __builtin_prefetch(at<T>(p.k, b, g, j) + d, 0, 2);
-        for (int64_t d = 0; d < p.value_width; d += LINE) __builtin_prefetch(at<T>(p.v, b, g, j) + d, 0, 2);
-    }
+    if (j >= p.keys) return;
+    for (int64_t d = 0; d < p.head_width; d += LINE) __builtin_prefetch(at<T>(p.k, b, g, j) + d, 0, 2);
+    for (int64_t d = 0; d < p.value_width; d += LINE) __builtin_prefetch(at<T>(p.v, b, g, j) + d, 0, 2);
+}
+
+// Asks for the tile that most likely follows, while this one is computed.
+template <class T> static void fetch_ahead(const Problem &p, int64_t b, int64_t g, int64_t first) {
+    for (int64_t j = first; j < first + TILE; j++) fetch_row<T>(p, b, g, j);
 }
 
 template <class T>
@@ -189,7 +196,7 @@ static bool forward_unit(const Problem &p, const Unit &unit) {
         for (int i = 0; i < TILE; i++) held[n].highest[i] = T(-INFINITY);
     }
     Walk walk(p, unit.b, unit.tile, unit.tiles);
-    Sight sight;
+    Sights sights;
     for (int64_t tile; (tile = walk.next()) >= 0;) {
         Place place{unit.b, 0, 0, tile * TILE, 0, in_tile(tile * TILE, p.keys)};
         gather_rows(at<T>(p.k, unit.b, unit.g, place.key), p.k.token, place.keys, D, D, keys);
@@ -197,7 +204,7 @@ static bool forward_unit(const Problem &p, const Unit &unit) {
         fetch_ahead<T>(p, unit.b, unit.g, place.key + TILE);
         for (int t = 0; t < unit.tiles; t++) {
             if (!walk.takes(t, tile)) continue;
-            sight.read(p.pattern[walk.at[t]++], p.patterns);
+            const Sight &sight = sights.of(p.pattern[walk.at[t]++], p.patterns);
             place.query = (unit.tile + t) * TILE, place.queries = in_tile(place.query, p.queries);
             for (int64_t head = 0; head < unit.heads; head++) {
                 const Held<T> &here = held[head * unit.tiles + t];

@@ -26,7 +26,7 @@ static bool statistics_unit(const Problem &p, int64_t b, int64_t h, int64_t from
     T *highest = least + TILE, *total = highest + TILE;
     T *columns_sum = total + TILE; // [TILE][L]: the column mass of one tile, lane by lane
     StepTile<T> &steps = *reinterpret_cast<StepTile<T> *>(columns_sum + TILE * L);
-    Sight sight;
+    Sights sights;
     for (int64_t tile = from; tile < to; tile++) {
         const int64_t first = tile * TILE;
         const int count = in_tile(first, p.queries);
@@ -45,7 +45,7 @@ static bool statistics_unit(const Problem &p, int64_t b, int64_t h, int64_t from
         for (; walk.at[0] < walk.end[0]; walk.at[0]++) {
             Place place{b, h, first, int64_t(p.key_tile[walk.at[0]]) * TILE, count, 0};
             place.keys = in_tile(place.key, p.keys);
-            sight.read(p.pattern[walk.at[0]], p.patterns);
+            const Sight &sight = sights.of(p.pattern[walk.at[0]], p.patterns);
             scores_product(sight, place.keys, D, at<T>(p.k, b, g, place.key), p.k.token, columns, s);
             apply_steps<T>(p, place, steps, s, nullptr);
             if (p.column_mass.data) std::memset(columns_sum, 0, sizeof(T) * TILE * L);

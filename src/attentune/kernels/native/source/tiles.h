@@ -39,12 +39,14 @@ INLINE void transpose_bits(const uint64_t *from, uint64_t *to) { // Hacker's Del
 
 // What a tile shows: bit j of query[i], and bit i of key[j], are set where query i sees key j.
 struct Sight {
+    int32_t pattern = -2;
     bool whole = false;
     uint64_t query[TILE], key[TILE];
     Ranges of_query, of_key;
     int first_key = 0, end_key = TILE, first_query = 0, end_query = TILE;
 
     void read(int32_t pattern, const uint64_t *patterns) {
+        this->pattern = pattern;
         whole = pattern < 0;
         if (whole) {
             first_key = first_query = 0, end_key = end_query = TILE;
@@ -56,6 +58,20 @@ struct Sight {
         of_key.read(key);
         of_query.block(0, TILE, first_key, end_key);
         of_key.block(0, TILE, first_query, end_query);
+    }
+};
+
+// The sights of one unit of work: windows and documents have few patterns, which are read once.
+struct Sights {
+    static constexpr int KEPT = 8;
+    Sight whole, kept[KEPT];
+
+    Sights() { whole.read(-1, nullptr); }
+    const Sight &of(int32_t pattern, const uint64_t *patterns) {
+        if (pattern < 0) return whole;
+        Sight &here = kept[pattern % KEPT];
+        if (here.pattern != pattern) here.read(pattern, patterns);
+        return here;
     }
 };
 

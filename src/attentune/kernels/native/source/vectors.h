@@ -68,6 +68,18 @@ template <class T> INLINE bool any(Mask<T> mask) {
 #endif
 }
 
+// Bit n is set where lane n is true.
+template <class T> INLINE uint32_t bits_of(Mask<T> mask) {
+#if defined(__AVX512F__)
+    if (sizeof(T) == 4) return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+    return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask);
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < LANES<T>; lane++) bits |= uint32_t(mask[lane] != 0) << lane;
+    return bits;
+#endif
+}
+
 // Lane n is true where bit n of `word` is set.
 template <class T> INLINE Mask<T> lanes_of(uint64_t word) {
     Bits<T> bit;
