@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 from pydantic import Field
 
-from attentune.cli.parsing import CommandOptions, UsageError
+from attentune.cli.parsing import CommandOptions
+from attentune.cli.words import UsageError
 
 EXAMPLES = """
     attentune bench attention --core

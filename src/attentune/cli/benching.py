@@ -10,7 +10,7 @@ import torch
 
 from attentune.cli.bench import Options
 from attentune.cli.console import activity, print_json
-from attentune.cli.parsing import UsageError
+from attentune.cli.words import UsageError
 from attentune.errors import near
 from attentune.evaluation.speed.findings import findings
 from attentune.evaluation.speed.grid import CORE, LENGTHS, MASKS, PASSES, SCORES, Cell, Setting, grid
