@@ -36,4 +36,5 @@ class Additive(Similarity):
     ) -> Float[Tensor, "B H Q K"]:
         w, u, a = (params[name].to(q.dtype) for name in ("w", "u", "a"))
         wq, uk = q @ w.transpose(-1, -2), k @ u.transpose(-1, -2)
-        return torch.einsum("bhqkd,hd->bhqk", torch.tanh(wq[:, :, :, None] + uk[:, :, None]), a)
+        # A sum, not a matrix product: the gradient of `a` adds up every pair, which products do less exactly.
+        return (torch.tanh(wq[:, :, :, None] + uk[:, :, None]) * a[:, None, None]).sum(-1)

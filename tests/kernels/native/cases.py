@@ -32,7 +32,7 @@ class Case:
     extra: bool = False
     kind: str = "softmax"
     dtype: torch.dtype = torch.float32
-    visible: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+    visible: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
     positions: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
 
     def made(self) -> Made:
