@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from attentune.errors import AttentuneError
+from attentune.mechanisms import layer as read_layer
 from attentune.spec.model import LayerSpec
 from spec.combining import attempts, outcome
 
@@ -29,6 +30,16 @@ def computes_or_refuses(attempt: Attempt) -> None:
             return
     assert reason
     assert "\n" not in reason
+
+
+FOUND = [  # by earlier draws
+    ("heads=4/2, similarity=function(verified_nearness), mask=block_window(1, 1), normalizer=relu2", "plain", 7, 0),
+]
+
+
+@pytest.mark.parametrize(("text", "layout", "length", "seed"), FOUND)
+def test_what_was_found_before(text: str, layout: str, length: int, seed: int) -> None:
+    computes_or_refuses((read_layer(text), layout, length, torch.float64, seed))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=PATIENT, derandomize=True)
