@@ -50,7 +50,9 @@ def test_a_tiny_run_is_measured_kept_and_taken_up_again(
     monkeypatch.setattr(run, "measure_cell", never)
     assert main(arguments[:-1]) == 0
     assert "### forward+backward" in capsys.readouterr().out
-    narrower = ["1" if before == "--heads" else word for before, word in zip(["", *arguments], arguments)]
+    narrower = [
+        "1" if before == "--heads" else word for before, word in zip(["", *arguments[:-1]], arguments, strict=True)
+    ]
     assert main(narrower) == 2
     caught = capsys.readouterr().err
     assert "holds figures measured with heads 2 (now 1)" in caught

@@ -11,6 +11,8 @@ import torch
 
 from attentune.evaluation.cost import token_latency, training_cost
 from attentune.evaluation.language import language_loss
+from attentune.layers.attention import Attention
+from attentune.layers.chosen import chosen_kernels
 from attentune.mechanisms import attention
 from attentune.models.build import build
 from attentune.models.decoder import Decoder
@@ -50,6 +52,22 @@ def test_a_decoder_resumes_exactly(tmp_path: Path, text: str) -> None:
     assert resumed.losses == whole.losses and resumed.final == whole.final
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_a_resumed_run_keeps_the_kernels_that_it_began_with(tmp_path: Path) -> None:
+    def crash(step: int, loss: float) -> None:
+        raise CrashError
+
+    model, run = decoder(PLAIN), small_run()
+    for part in model.modules():
+        if isinstance(part, Attention):
+            part.bind(kernel="reference")
+    with pytest.raises(CrashError):
+        train(model, small_corpus(), run, folder=tmp_path, on_evaluation=crash)
+    other = decoder(PLAIN)
+    assert "reference" not in {kernel for held in chosen_kernels(other).values() for kernel in held.values()}
+    train(other, small_corpus(), run, folder=tmp_path)
+    assert {kernel for held in chosen_kernels(other).values() for kernel in held.values()} == {"reference"}
 
 
 def test_a_decoder_learns_and_its_layers_are_named() -> None:

@@ -253,12 +253,15 @@ class Attention(nn.Module):
                 f"the kernels were chosen for {self.device}, the input is on {call.q.device.type}: "
                 "call bind(device=...)"
             )
-        if call.wanted != OUTPUT:
-            return KERNELS["reference"].run(call)
         bucket = sum(call.q.shape[2] > longest for longest in BUCKETS)
         if call.q.shape[2] == 1 and call.layout.kind is LayoutKind.CACHED:
             bucket = DECODE
-        return self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket].kernel.run(call)
+        bound = self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket]
+        if call.wanted == OUTPUT:
+            return bound.kernel.run(call)
+        if torch.compiler.is_compiling():  # planning reads the spec, which is no part of a graph
+            return KERNELS["reference"].run(call)
+        return plan(replace(bound.request, wanted=call.wanted)).kernel.run(call)
 
     def check_decoding(self, known: int, added: int, next_position: Callable[[], int]) -> None:
         """Raise where this attention cannot be computed piece by piece, `added` tokens after `known` ones.

@@ -15,6 +15,7 @@ from torch import nn
 
 from attentune.errors import TrainingError
 from attentune.evaluation.language import LanguageScore
+from attentune.layers.chosen import choose_kernels, chosen_kernels
 from attentune.models.checkpoint import weights_of
 from attentune.spec.run import RunSpec
 from attentune.training.diagnostics import GradientRecord, likely_cause
@@ -120,6 +121,7 @@ class Session:
             "seconds": self._seconds(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "kernels": chosen_kernels(self.model),
         }
         tensors = {"model": weights, "optimizer": self.optimizer.tensors(), "run": run_tensors}
         save_snapshot(self.folder, Snapshot(self.step, tensors, progress))
@@ -136,6 +138,7 @@ class Session:
         changed = [f"{name} {progress[name]}, now {here[name]}" for name in here if progress[name] != here[name]]
         if changed:
             warnings.warn(f"resuming with {'; '.join(changed)}: losses may differ in their last bits", stacklevel=3)
+        choose_kernels(self.model, progress.get("kernels", {}))  # a machine measured meanwhile would choose others
         load_tensors(self.model, snapshot.tensors["model"])
         self.optimizer.load_tensors(snapshot.tensors["optimizer"])
         self.step = snapshot.step
