@@ -1,5 +1,6 @@
 // Few queries over many keys (decoding): nothing is transposed or copied, keys and values are read once for all heads of
-// their group. The keys are cut into parts, one unit of work each, whose online softmaxes are merged at the end.
+// their group. The keys are cut into parts, one unit of work each, whose online softmaxes are merged at the end. A part goes
+// through all groups tile by tile: where tokens hold their heads side by side, so do pages of memory.
 #pragma once
 #include "forward.h"
 
@@ -7,7 +8,7 @@ namespace ISA {
 
 constexpr int FEW_QUERIES = 4;
 
-// One part of the keys of one batch row and group: o, and the softmax so far, of each row (head of the group x query).
+// One part of the keys of one batch row: o, and the softmax so far, of each row (head x query).
 template <class T> struct Part {
     T *o, *highest, *total;
 };
@@ -55,14 +56,14 @@ INLINE void add_values(const T *w, uint64_t visible, const T *v, int64_t token, 
 
 // Entries [from, to) of the tile list: one part.
 template <class T>
-static bool decode_part(const Problem &p, int64_t b, int64_t g, int64_t from, int64_t to, const Part<T> &part) {
+static bool decode_part(const Problem &p, int64_t b, int64_t from, int64_t to, const Part<T> &part) {
     const int D = int(p.head_width), V = int(p.value_width), queries = int(p.queries);
     const int64_t group = p.heads / p.groups;
     T *memory = scratch().reserve<T>(size_t(TILE * TILE + TILE) + sizeof(StepTile<T>) / sizeof(T) + 64);
     if (!memory) return false;
     T *s = memory, *weights = s + TILE * TILE;
     StepTile<T> &steps = *reinterpret_cast<StepTile<T> *>(weights + TILE);
-    for (int64_t r = 0; r < group * queries; r++) {
+    for (int64_t r = 0; r < p.heads * queries; r++) {
         std::memset(part.o + r * V, 0, sizeof(T) * size_t(V));
         part.highest[r] = T(-INFINITY), part.total[r] = 0;
     }
@@ -73,13 +74,14 @@ static bool decode_part(const Problem &p, int64_t b, int64_t g, int64_t from, in
         const uint64_t *pattern = p.pattern[n] < 0 ? nullptr : p.patterns + int64_t(p.pattern[n]) * TILE;
         uint64_t anyone = 0;
         for (int i = 0; i < queries; i++) anyone |= pattern ? pattern[i] : everything;
-        const T *keys = at<T>(p.k, b, g, first), *values = at<T>(p.v, b, g, first);
-        for (int64_t h = 0; h < group; h++) {
-            place.h = g * group + h;
+        for (int64_t h = 0; h < p.heads; h++) {
+            const int64_t g = h / group;
+            const T *keys = at<T>(p.k, b, g, first), *values = at<T>(p.v, b, g, first);
+            place.h = h;
             const T *q = at<T>(p.q, b, place.h, 0);
             for (uint64_t left = anyone; left; left &= left - 1) {
                 const int j = __builtin_ctzll(left);
-                if (h == 0 && n + 1 < to) fetch_row<T>(p, b, g, int64_t(p.key_tile[n + 1]) * TILE + j);
+                if (h % group == 0 && n + 1 < to) fetch_row<T>(p, b, g, int64_t(p.key_tile[n + 1]) * TILE + j);
                 for (int i = 0; i < queries; i++) s[j * TILE + i] = dot(q + i * p.q.token, keys + j * p.k.token, D) * T(p.scale);
             }
             apply_steps<T>(p, place, steps, s, nullptr);
@@ -143,9 +145,9 @@ static void merge_parts(const Problem &p, int64_t b, int64_t h, int64_t i, int64
 }
 
 template <class T> static int decode(const Problem &p) {
-    const int64_t pairs = p.batch * p.groups, rows = p.heads / p.groups * p.queries, V = p.value_width;
-    const int64_t parts = pairs >= 2 * p.threads || p.threads == 1 ? 1 : (4 * p.threads + pairs - 1) / pairs;
-    const int64_t units = pairs * parts, each = (rows * (V + 2) + 15) / 16 * 16;
+    const int64_t rows = p.heads * p.queries, V = p.value_width;
+    const int64_t parts = p.batch >= 4 * p.threads || p.threads == 1 ? 1 : (4 * p.threads + p.batch - 1) / p.batch;
+    const int64_t units = p.batch * parts, each = (rows * (V + 2) + 15) / 16 * 16;
     const size_t bytes = (size_t(units * each) * sizeof(T) + size_t(units) * sizeof(Part<T>) + 4095) / 4096 * 4096;
     char *block = static_cast<char *>(std::aligned_alloc(4096, bytes));
     if (!block) return OUT_OF_MEMORY;
@@ -155,17 +157,14 @@ template <class T> static int decode(const Problem &p) {
     bool good = true;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(int(p.threads)) reduction(&& : good)
     for (int64_t n = 0; n < units; n++) {
-        const int64_t b = n / parts / p.groups, part = n % parts;
+        const int64_t b = n / parts, part = n % parts;
         const int32_t *start = p.start + (p.table_rows > 1 ? b : 0) * 2;
         const int64_t from = start[0], count = start[1] - from;
-        good = decode_part<T>(p, b, n / parts % p.groups, from + count * part / parts, from + count * (part + 1) / parts, made[n]) && good;
+        good = decode_part<T>(p, b, from + count * part / parts, from + count * (part + 1) / parts, made[n]) && good;
     }
     for (int64_t b = 0; b < p.batch; b++)
         for (int64_t h = 0; h < p.heads; h++)
-            for (int64_t i = 0; i < p.queries; i++) {
-                const int64_t group = p.heads / p.groups;
-                merge_parts<T>(p, b, h, i, h % group * p.queries + i, made + (b * p.groups + h / group) * parts, parts);
-            }
+            for (int64_t i = 0; i < p.queries; i++) merge_parts<T>(p, b, h, i, h * p.queries + i, made + b * parts, parts);
     std::free(block);
     return good ? DONE : OUT_OF_MEMORY;
 }
