@@ -19,6 +19,7 @@ from attentune.kernels.opaque import announce, run_opaquely
 from attentune.kernels.tile_table import tile_table
 from attentune.kernels.visible_share import visible_share
 from attentune.shapes import Int, Tensor
+from attentune.spec.slots import Normalizer
 
 STATISTICS = frozenset({"column_mass", "entropy", "top_k"})
 
@@ -52,12 +53,11 @@ class Blocked:
     def way(self, request: Request) -> Way:
         """The compiled core, or Python tiles and why."""
         announce(self, request.spec)
-        statistics = bool(request.wanted & STATISTICS)
         return _way(
             obstacle(request.spec, request.dims),
             device=request.device,
-            statistics=statistics,
-            plain=not (request.needs_grad or request.dropout or request.spec.normalizer.fused == "relu2"),
+            statistics=_statistics(request.wanted, request.spec.normalizer),
+            plain=not (request.needs_grad or request.dropout),
         )
 
     def cost(self, request: Request) -> Cost:
@@ -73,28 +73,40 @@ class Blocked:
     def run(self, call: Call) -> Result:
         if torch.compiler.is_compiling():
             return run_opaquely(self, call)
-        wanted = call.wanted & STATISTICS
         differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (call.q, call.k, call.v))
         way = _way(
             obstacle(call.spec, call.dims),
             device=call.q.device.type,
-            statistics=bool(wanted),
-            plain=not (differentiable or call.dropout or call.spec.normalizer.fused == "relu2"),
+            statistics=_statistics(call.wanted, call.spec.normalizer),
+            plain=not (differentiable or call.dropout),
         )
         if not way.native or 0 in (call.q.shape[0], call.q.shape[2], call.k.shape[2]):
             return query_tiles.run(call)
         return _by_core(call)
 
 
-def _way(why: str | None, *, device: str, statistics: bool, plain: bool) -> Way:
+def _statistics(wanted: frozenset[str], normalizer: Normalizer) -> str:
+    """What is wanted beside the output that asks for more than the core always gives; empty for nothing.
+
+    Terms that the core folds into the scores (sigmoid) or leaves to the output (squared ReLU) are not in them.
+    """
+    names = wanted & (STATISTICS if normalizer.fused == "softmax" else STATISTICS | {"lse"})
+    if not names:
+        return ""
+    return "statistics" if normalizer.fused == "softmax" else f"statistics of normalizer={normalizer.kind}"
+
+
+def _way(why: str | None, *, device: str, statistics: str, plain: bool) -> Way:
     if why is not None:
         return Way(False, why)
     if device != "cpu":
         return Way(False, "the compiled core runs on CPUs")
     if (missing := native.available()) is not None:
         return Way(False, missing.rule)
+    if statistics and statistics != "statistics":
+        return Way(False, statistics)
     if statistics and not plain:
-        return Way(False, "statistics with gradients, dropout or squared ReLU")
+        return Way(False, "statistics with gradients or dropout")
     return Way(True)
 
 

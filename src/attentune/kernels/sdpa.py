@@ -19,7 +19,6 @@ from attentune.shapes import Tensor
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.slots import Bias, ElementwiseScore, RelativePosition
 
-
 CAUSAL = 0.65  # of all pairs' time, where half of them are visible: its blocks are large, and those on the edge whole
 
 
