@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -114,11 +114,24 @@ class Layout:
 
 def without_padding(layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries [B H Q D], keys and values with padding set to zero: zero times whatever stood there is zero."""
-    if (valid := layout.query.valid) is not None:
-        q = q.masked_fill(~valid[:, None, :, None], 0.0)
-    if (valid := layout.key.valid) is not None:
-        k, v = k.masked_fill(~valid[:, None, :, None], 0.0), v.masked_fill(~valid[:, None, :, None], 0.0)
+    if (padding := _padding(layout, "query")) is not None:
+        q = q.masked_fill(padding, 0.0)
+    if (padding := _padding(layout, "key")) is not None:
+        k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)
     return q, k, v
+
+
+def _padding(layout: Layout, side: Literal["query", "key"]) -> Bool[Tensor, "B 1 T 1"] | None:
+    """Where there is padding; None where there is none, as in most packed rows, so that nothing need be copied."""
+    valid = getattr(layout, side).valid
+    if valid is None:
+        return None
+    # Looking at numbers would break a graph, and make an accelerator wait.
+    can_look = valid.device.type == "cpu" and not torch.compiler.is_compiling()
+    if can_look and layout.once(("no padding", side), lambda: bool(valid.all())):
+        return None
+    padding: Tensor = ~valid[:, None, :, None]
+    return padding
 
 
 def document_starts(documents: Int[Tensor, "B T"] | None) -> Bool[Tensor, "B T"]:
