@@ -16,7 +16,7 @@ from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
 from attentune.kernels.layout import without_padding
 from attentune.kernels.lowering import lowered, obstacle
 from attentune.kernels.opaque import announce, run_opaquely
-from attentune.kernels.tile_table import tile_table
+from attentune.kernels.tile_table import SIZE, tile_table
 from attentune.kernels.visible_share import visible_share
 from attentune.shapes import Int, Tensor
 from attentune.spec.slots import Normalizer
@@ -67,8 +67,10 @@ class Blocked:
         # Backward: the scores once more, then the gradients of weights, values, queries and keys.
         operations = 2 * request.pairs * (d.head_width + d.value_width) * (3.5 if request.needs_grad else 1)
         size = torch.finfo(request.dtype).bits // 8
-        moved = size * request.operand_elements * (3 if request.needs_grad else 1)
-        return Cost(operations * visible_share(request), moved, "blocked")
+        share = visible_share(request)
+        touched = min(1.0, share * -(-request.query_length // SIZE))  # of the keys
+        moved = size * (request.query_elements + request.key_elements * touched) * (3 if request.needs_grad else 1)
+        return Cost(operations * share, moved, "blocked")
 
     def run(self, call: Call) -> Result:
         if torch.compiler.is_compiling():

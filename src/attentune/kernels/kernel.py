@@ -47,12 +47,19 @@ class Request:
         return self.batch * self.dims.heads * self.query_length * self.key_length
 
     @property
+    def query_elements(self) -> int:
+        """Numbers in q and the output."""
+        return prod((self.batch, self.query_length, self.dims.heads, self.dims.head_width + self.dims.value_width))
+
+    @property
+    def key_elements(self) -> int:
+        """Numbers in k and v."""
+        return prod((self.batch, self.key_length, self.dims.groups, self.dims.head_width + self.dims.value_width))
+
+    @property
     def operand_elements(self) -> int:
         """Numbers in q, k, v and the output."""
-        d = self.dims
-        q = prod((self.batch, self.query_length, d.heads, d.head_width + d.value_width))
-        k = prod((self.batch, self.key_length, d.groups, d.head_width + d.value_width))
-        return q + k
+        return self.query_elements + self.key_elements
 
 
 @dataclass(frozen=True)
