@@ -88,7 +88,8 @@ class Layout:
         if torch.compiler.is_compiling():
             return make()
         if name not in self._memo:
-            self._memo[name] = make()
+            with torch.inference_mode(False):  # what is kept must serve training too
+                self._memo[name] = make()
         return self._memo[name]
 
     def visible(self, mask: Mask) -> Bool[Tensor, "B 1 Q K"]:

@@ -74,10 +74,11 @@ def obstacle(spec: AttentionSpec, dims: Dims) -> str | None:
 
 
 def _shows_own_key(mask: Mask) -> bool:
-    places = Positions.arange(PROBED)
     try:
-        return bool(mask.visible(places, places).all())
-    except SpecError:  # such as a prefix that only the layout knows
+        with torch.device("cpu"):  # wherever the model is being built
+            places = Positions.arange(PROBED)
+            return bool(mask.visible(places, places).all())
+    except (SpecError, IndexError):  # a prefix that only the layout knows, a table of fewer positions
         return False
 
 
@@ -148,7 +149,8 @@ def _by_distance(
 
 @lru_cache(maxsize=16)
 def _fixed_table(value: Bias | ElementwiseScore, dims: Dims, first: int, last: int, dtype: torch.dtype) -> Tensor:
-    return _numbers(value, {}, dims, first, last, dtype, torch.device("cpu"))
+    with torch.inference_mode(False):  # what is kept must serve training too
+        return _numbers(value, {}, dims, first, last, dtype, torch.device("cpu"))
 
 
 def _numbers(

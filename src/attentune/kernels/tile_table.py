@@ -102,10 +102,11 @@ def _bare(side: Positions) -> bool:
 
 @lru_cache(maxsize=TABLES)
 def _consecutive(mask: Mask, queries: int, keys: int, offset: int) -> TileTable:
-    query, key = Positions.arange(queries, start=offset), Positions.arange(keys)
-    if mask.depends is Depends.DIFFERENCE and queries * keys > DENSE_PAIRS:
-        return _of_differences(mask, query, key, offset)
-    return build(mask, query, key)
+    with torch.inference_mode(False), torch.device("cpu"):  # what is kept must serve training too
+        query, key = Positions.arange(queries, start=offset), Positions.arange(keys)
+        if mask.depends is Depends.DIFFERENCE and queries * keys > DENSE_PAIRS:
+            return _of_differences(mask, query, key, offset)
+        return build(mask, query, key)
 
 
 def build(mask: Mask, query: Positions, key: Positions) -> TileTable:

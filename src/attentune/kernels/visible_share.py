@@ -31,6 +31,11 @@ def visible_share(request: Request) -> float:
 
 @lru_cache(maxsize=256)
 def _share(mask: Mask, queries: int, keys: int, offset: int) -> float:
+    with torch.inference_mode(False), torch.device("cpu"):  # wherever the model is being built
+        return _sampled(mask, queries, keys, offset)
+
+
+def _sampled(mask: Mask, queries: int, keys: int, offset: int) -> float:
     key = Positions.arange(keys).map(lambda tensor: tensor[0])
     tiles = -(-queries // SIZE)
     # The middles of equal parts: for causal masks their mean is that of all tiles.
@@ -42,7 +47,7 @@ def _share(mask: Mask, queries: int, keys: int, offset: int) -> float:
         place = torch.arange(tile * SIZE, min(tile * SIZE + SIZE, queries)) + offset
         try:
             states = row_tiles(mask, Positions(place, place), key, tile=(SIZE, SIZE))
-        except SpecError:  # a prefix that only the layout knows: nearly causal
+        except (SpecError, IndexError):  # a prefix that only the layout knows, a table of fewer positions
             return 0.6
         seen += int((states != TileState.HIDDEN).sum()) * len(place)
         total += states.shape[1] * len(place)

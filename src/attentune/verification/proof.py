@@ -136,12 +136,16 @@ def _of_mixer(item: Item, selection: Selection) -> Iterator[Finding]:
             yield from check(case)
         if item.dtype is torch.float32 and item.kernel != "recurrent" and item.layout in ("plain", "padded", "packed"):
             yield from mixer_checks.exact(replace(case, length=inputs.LONG))
-    if item.kernel == mixer.preferred(inputs.LENGTH) or item.named:
-        yield from _of_model(item.layer, "auto", item, selection)
-    elif item.layer.attention is not None:
-        raise Refusal(
-            f"a model takes the form {mixer.preferred(inputs.LENGTH)}; this one is verified on the mixer alone"
-        )
+    beside = item.layer.attention is not None  # else something was verified already
+    if item.kernel != mixer.preferred(inputs.LENGTH) and not item.named:
+        if beside:
+            raise Refusal(
+                f"a model takes the form {mixer.preferred(inputs.LENGTH)}; this one is verified on the mixer alone"
+            )
+        return
+    if beside and not _as_a_model(item):
+        raise Refusal("beside attention in this dtype, the plain example of the mechanism stands for the others")
+    yield from _of_model(item.layer, "auto", item, selection)
 
 
 def _of_attention(item: Item, selection: Selection) -> Iterator[Finding]:
@@ -165,9 +169,13 @@ def _of_attention(item: Item, selection: Selection) -> Iterator[Finding]:
         yield from _of_model(item.layer, item.kernel, item, selection)
 
 
+def _as_a_model(item: Item) -> bool:
+    return item.plain or item.named or item.dtype is torch.float64
+
+
 def _of_model(layer: LayerSpec, kernel: str, item: Item, selection: Selection) -> Iterator[Finding]:
     """Whole layers: by the kernel that is chosen for the dtype, and all of them by the reference in float64."""
-    if not (item.plain or item.named or item.dtype is torch.float64):
+    if not _as_a_model(item):
         return
     case = ModelCase(layer, kernel, item.dtype, item.layout, selection.device, selection.seed)
     for check in model_checks.CHECKS[item.layout]:
