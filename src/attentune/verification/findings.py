@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 
@@ -44,19 +44,33 @@ def largest(tensor: Tensor) -> float:
 
 
 def against_reference(
-    check: str, found: Tensors, plain: Tensors, exact: Tensors, dtype: torch.dtype, *, layers: int = 1, slack: float = 0
+    check: str,
+    found: Tensors,
+    plain: Tensors,
+    exact: Tensors,
+    dtype: torch.dtype,
+    *,
+    layers: int = 1,
+    slack: float = 0,
+    names: Collection[str] | None = None,
 ) -> Iterator[Finding]:
     """Error at most 2x (bf16 gradients 4x) that of the reference in the same dtype, + 4 eps of the largest number.
 
     Gradients are sums of which much cancels: what rounds is their terms, and the largest number of any stands for them.
     In float64 the reference cannot tell its own error, so that what it is known to keep to stands for it.
-    What passes through several `layers` rounds in each of them. `slack` is for problems of bad condition.
+    What passes through several `layers` rounds in each of them. `slack` is for problems of bad condition,
+    `names` for some of the tensors alone.
     """
+    names = exact if names is None else names
     if dtype is torch.float64:
-        yield from within_dtype(check, found, exact, dtype, factor=layers, slack=slack)
+        for finding in within_dtype(check, found, exact, dtype, factor=layers, slack=slack):
+            if finding.tensor in names:
+                yield finding
         return
     everywhere = max(map(largest, exact.values()))
     for name, right in exact.items():
+        if name not in names:
+            continue
         times = 4 if dtype is torch.bfloat16 and name != "output" else 2
         scale = largest(right) if name == "output" else everywhere
         allowed = slack + times * largest(plain[name] - right) + 4 * layers * torch.finfo(dtype).eps * scale

@@ -119,3 +119,9 @@ def slot_parameters(spec: AttentionSpec, dims: Dims) -> dict[str, list[dict[str,
     for slot, _, value in spec.values():
         made.setdefault(slot, []).append(parameters(value, dims))
     return made
+
+
+def shaken_by(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers that differ from `x` by up to half an eps of `dtype`, always by the same draws."""
+    generator = torch.Generator().manual_seed(0)
+    return x * (1 + torch.finfo(dtype).eps * (torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5))

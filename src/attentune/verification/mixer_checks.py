@@ -108,18 +108,12 @@ def _without_infinity(found: Tensors) -> Tensors:
     return {name: tensor.nan_to_num(neginf=-1e3) if "state." in name else tensor for name, tensor in found.items()}
 
 
-def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers that differ from `x` by up to half an eps of `dtype`, always by the same draws."""
-    generator = torch.Generator().manual_seed(0)
-    return x * (1 + torch.finfo(dtype).eps * (torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5))
-
-
 @lru_cache(maxsize=16)  # every form and dtype is held against it
 def _truth(
     mixer: Mixer, layout: str, device: str, seed: int, length: int, shaken: torch.dtype | None = None
 ) -> Tensors:
     case = MixerCase(mixer, mixer.forms[0], torch.float64, layout, device, seed, length)
-    return _without_infinity(case.compute(x=case.x if shaken is None else _rounded(case.x, shaken)))
+    return _without_infinity(case.compute(x=case.x if shaken is None else inputs.shaken_by(case.x, shaken)))
 
 
 def exact(case: MixerCase) -> Iterator[Finding]:
