@@ -139,7 +139,7 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytes
         (["atention"], "atention"),
         (["attention", "--core", "--masks", "window"], "--core is a choice of cells: leave out --masks, or --core"),
         (["attention", "--masks", "windw"], "windw"),
-        (["attention", "--lengths", "0"], "lengths.0: input should be greater than or equal to 1, got 0"),
+        (["attention", "--lengths", "0"], "--lengths: input should be greater than or equal to 1, got 0"),
         (["attention", "--rounds", "0"], "--rounds: "),
         (["attention", "--limit-seconds", "nan"], "--limit-seconds: "),
         (["attention", "--peers", "none", "naive"], "--peers none goes with no other peer"),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attentune.kernels import KERNELS, Call, Layout, Request
+from attentune.kernels import KERNELS, Call, Layout, Request, native, opaque
+from attentune.kernels.native import library, operators
 from attentune.kernels.opaque import attend
 from attentune.mechanisms import attention
 from kernels.attending import operands, parameters, sizes
@@ -65,6 +66,42 @@ def test_dropout_is_the_same_in_both_passes() -> None:
     (gradient,) = torch.autograd.grad(output.sum(), v)
     torch.testing.assert_close((gradient * v).sum(), output.sum())
     assert not torch.allclose(output, run(v))
+
+
+@pytest.mark.parametrize("text", ["heads=2, mask=causal", "heads=2, mask=causal, normalizer=relu2"])
+def test_the_backward_pass_does_not_compute_the_output_again(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()
+    if native.available() is not None:
+        pytest.skip(str(native.available()))
+    spec = attention(text)
+    dims = sizes(spec)
+    KERNELS["blocked"].way(Request(spec, dims, 2, 40, 40))  # type: ignore[attr-defined]
+    q, k, v = operands(dims, 40)
+    called: list[str] = []
+    call = operators.call
+
+    def noted(function: library.Function, problem: library.Problem) -> None:
+        called.append(function)
+        call(function, problem)
+
+    monkeypatch.setattr(operators, "call", noted)
+
+    def run(q: torch.Tensor) -> torch.Tensor:
+        return KERNELS["blocked"].run(Call(spec, dims, {"normalizer": [{}]}, q, k, v, Layout.plain(40))).output
+
+    torch.compile(run, fullgraph=True, backend="aot_eager")(q).sum().backward()
+    assert called == ["forward", "backward"]
+
+
+def test_rows_of_the_same_positions_share_what_is_known_of_them() -> None:
+    documents = torch.tensor([[0, 0, 1, 1, 1]])
+    first, again = (opaque._recent(Layout.packed(documents)) for _ in range(2))
+    assert again is first
+    changed = Layout.packed(torch.tensor([[0, 0, 0, 1, 1]]))
+    other = opaque._recent(changed)
+    assert other is not first
+    changed.query.position.zero_()  # as a compiler may, that uses the memory for something else
+    assert torch.equal(other.query.position, Layout.packed(torch.tensor([[0, 0, 0, 1, 1]])).query.position)
 
 
 def test_opcheck() -> None:

@@ -34,6 +34,13 @@ def test_a_time_is_overhead_and_the_slower_of_arithmetic_and_memory() -> None:
     assert made.seconds(Cost(200.0, 9e6, "blocked"), "forward") == 0.5 + 9.0
 
 
+def test_a_path_that_was_not_measured_is_as_fast_beside_the_others_as_it_usually_is() -> None:
+    usual = machine.CPU.speeds["flex forward"]
+    slow = machine.Machine(machine.CPU.matrix_products / 4, 1e12, {})
+    cost = Cost(1e9, 0.0, "flex", pieces=1)
+    assert slow.seconds(cost, "forward") == pytest.approx(4 * (usual.overhead + 1e9 / usual.operations))
+
+
 def test_what_is_measured_decides_plans_until_the_file_is_gone() -> None:
     before = plan(request("heads=2, mask=causal"))
     assert before.choice == "sdpa"

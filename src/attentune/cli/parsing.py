@@ -29,7 +29,7 @@ from attentune.spec.run import DataSpec
 from attentune.spec.value import Frozen
 
 Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json"), Field(alias="json")]
-REFUSED = re.compile(r"Error parsing (?P<value>[^-\s][^\s:]*): \w+\.(?P<field>\w+): ")
+REFUSED = re.compile(r"Error parsing (?P<value>[^-\s][^\s:]*): \w+\.(?P<field>\w+)(?:\.\d+)?: ")
 NESTED = re.compile(r"^([\w.]+): [A-Z]\w*\.(?=\w)")  # `optimizer: OptimizerSpec.` before the name of a field
 OR_NONE = re.compile(r"\{None\}\|([A-Z]+)")
 PATH_OF_DATA = re.compile(r"--data\.path \{None\}\|STR")

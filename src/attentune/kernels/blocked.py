@@ -22,6 +22,7 @@ from attentune.shapes import Int, Tensor
 from attentune.spec.slots import Normalizer
 
 STATISTICS = frozenset({"column_mass", "entropy", "top_k"})
+LSE = frozenset({"lse"})
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Blocked:
 
     def run(self, call: Call) -> Result:
         if torch.compiler.is_compiling():
-            return run_opaquely(self, call)
+            return run_opaquely(self, call, kept=LSE if call.spec.normalizer.fused == "softmax" else frozenset())
         differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (call.q, call.k, call.v))
         way = _way(
             obstacle(call.spec, call.dims),
@@ -117,6 +118,7 @@ def _by_core(call: Call) -> Result:
     q, k, v = without_padding(call.layout, call.q, call.k, call.v)
     lowered_call = lowered(Call(**{**vars(call), "q": q, "k": k, "v": v}), table)
     query, key = call.layout.once("int32 positions", lambda: _positions(call))
+    known = None if call.known is None else _core_outputs(call.known, lowered_call.divisor)
     given = native.forward(
         lowered_call.q,
         k,
@@ -132,6 +134,7 @@ def _by_core(call: Call) -> Result:
         seed=torch.randint(1 << 62, ()) if call.dropout else torch.zeros((), dtype=torch.int64),
         wanted=call.wanted & STATISTICS,
         top=min(call.top, k.shape[2]),
+        known=known,
     )
     output = given.output
     if lowered_call.divisor is not None:
@@ -142,6 +145,16 @@ def _by_core(call: Call) -> Result:
     for name in call.wanted & STATISTICS:
         extra[name] = getattr(given, name)
     return Result(output, extra)
+
+
+def _core_outputs(known: Result, divisor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the core gave: its output and the log-sum-exp, which only a softmax has."""
+    output, lse = known.output, known.extra.get("lse")
+    if lse is None:
+        exact = torch.float64 if output.dtype is torch.float64 else torch.float32
+        lse = torch.full(output.shape[:3], float("nan"), dtype=exact)
+    assert isinstance(lse, Tensor)
+    return output if divisor is None else (output * divisor).to(output.dtype), lse
 
 
 def _positions(call: Call) -> tuple[Int[Tensor, "rows Q"], Int[Tensor, "rows K"]]:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any, final
 
 import torch
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
-from attentune.kernels.layout import without_padding
+from attentune.kernels.layout import LayoutKind, without_padding
+from attentune.kernels.tile_table import tile_table
 from attentune.kernels.visible_share import visible_share
-from attentune.shapes import Tensor
+from attentune.shapes import Bool, Int, Tensor
 from attentune.spec.positions import Positions
 from attentune.spec.slots import Bias, ElementwiseScore, RelativePosition
+from attentune.spec.tiles import TileState, row_tiles
+
+SIDE = 128  # queries and keys of a block: FlexAttention's own default
 
 # Numbers such as a cap are constants of the generated code. Every spec, on a CPU every length, is compiled apart; past
 # the limit PyTorch would run unfused in silence, so that it is made high and an error.
@@ -81,12 +86,7 @@ class Flex:
 
     def run(self, call: Call) -> Result:
         length, keys = call.q.shape[2], call.k.shape[2]
-        rows = max(call.layout.query.index.shape[0], call.layout.key.index.shape[0])
-        name = ("flex", call.spec.mask, length, keys)
-        block_mask = call.layout.once(
-            name,
-            lambda: create_block_mask(_mask_mod(call), rows if rows > 1 else None, None, length, keys, call.q.device),
-        )
+        blocks = call.layout.once(("flex", call.spec.mask, length, keys), lambda: _block_mask(call))
         q, k, v = without_padding(call.layout, call.q, call.k, call.v)
         need_lse = "lse" in call.wanted or call.spec.normalizer.kind == "softmax_off_by_one"
         given = _run_compiled(
@@ -94,7 +94,7 @@ class Flex:
             k,
             v,
             score_mod=_score_mod(call),
-            block_mask=block_mask,
+            block_mask=blocks,
             scale=call.spec.similarity.inner_product_scale(call.dims),
             enable_gqa=call.dims.groups != call.dims.heads,
             return_lse=need_lse,
@@ -103,11 +103,49 @@ class Flex:
         if call.spec.normalizer.kind == "softmax_off_by_one":  # one more exp(0) in the denominator
             assert lse is not None
             o = o * torch.sigmoid(lse)[..., None].to(o.dtype)
-        seen = call.layout.visible(call.spec.mask).any(-1, keepdim=True)
-        o = o.masked_fill(~seen, 0.0)
-        if lse is None or "lse" not in call.wanted:
-            return Result(o)
-        return Result(o, {"lse": lse.masked_fill(~seen[..., 0], float("-inf"))})
+        blind = call.layout.once(("flex blind", call.spec.mask), lambda: _blind(call))
+        if blind is not None:
+            o = o.masked_fill(blind[..., None], 0.0)
+            lse = None if lse is None else lse.masked_fill(blind, float("-inf"))
+        return Result(o, {"lse": lse} if lse is not None and "lse" in call.wanted else {})
+
+
+def block_states(
+    states: Int[Tensor, "rows Qt Kt"], visible: Callable[..., Tensor], lengths: tuple[int, int]
+) -> BlockMask:
+    """FlexAttention's mask from the `TileState` of each block of 128 x 128: `visible` is asked inside partial ones."""
+    partly, wholly = (_numbered(states == state) for state in (TileState.PARTLY, TileState.WHOLLY))
+    return BlockMask.from_kv_blocks(*partly, *wholly, BLOCK_SIZE=(SIDE, SIDE), mask_mod=visible, seq_lengths=lengths)
+
+
+def _numbered(
+    chosen: Bool[Tensor, "rows Qt Kt"],
+) -> tuple[Int[Tensor, "rows 1 Qt"], Int[Tensor, "rows 1 Qt Kt"]]:
+    """How many blocks of keys are chosen for each block of queries, and their numbers: those first, in order."""
+    numbers = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return chosen.sum(-1, dtype=torch.int32)[:, None], numbers.to(torch.int32)[:, None]
+
+
+def _block_mask(call: Call) -> BlockMask:
+    """Which blocks show anything, without looking at all pairs; a compiler that traces the call fuses that look."""
+    layout, length, keys = call.layout, call.q.shape[2], call.k.shape[2]
+    query, key = layout.query, layout.key
+    rows = max(query.index.shape[0], key.index.shape[0])
+    if torch.compiler.is_compiling():
+        batch = rows if rows > 1 else None
+        return create_block_mask(_mask_mod(call), batch, None, length, keys, call.q.device)
+    if layout.kind is LayoutKind.CROSS:
+        query, key = replace(query, document=None), replace(key, document=None)
+    states = [row_tiles(call.spec.mask, query.row(row), key.row(row), tile=(SIDE, SIDE)) for row in range(rows)]
+    return block_states(torch.stack(states), _mask_mod(call), (length, keys))
+
+
+def _blind(call: Call) -> Bool[Tensor, "rows 1 Q"] | None:
+    """Queries that see nothing; None where each sees something."""
+    if torch.compiler.is_compiling():
+        return ~call.layout.visible(call.spec.mask).any(-1)
+    blind = tile_table(call.layout, call.spec.mask).visible_count() == 0
+    return blind[:, None].to(call.q.device) if bool(blind.any()) else None
 
 
 def _at(positions: Positions, row: Tensor, place: Tensor) -> Positions:

@@ -101,6 +101,7 @@ class Call:
     dropout: float = 0.0
     wanted: frozenset[str] = frozenset({"output"})
     top: int = 8  # keys a query for the wanted output `top_k`
+    known: Result | None = None  # what the same call gave before: it is differentiated without computing that again
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """A kernel as one operator, for `torch.compile`: what it decides by looking at numbers stays out of the graph.
 
-The backward operator computes the call again and differentiates it. Operators run below autograd, where nothing is
-recorded; a thread of its own has no operator around it.
+The backward operator makes the same call, tells the kernel what it gave before, and differentiates it. Operators run
+below autograd, where nothing is recorded; a thread of its own has no operator around it.
 """
 
 # No `from __future__ import annotations`: torch.library reads the annotations of operators as types.
@@ -22,6 +22,7 @@ from attentune.spec.mechanism import Dims
 from attentune.spec.positions import Positions
 
 PLACES = ("index", "position", "document", "prefix", "valid")
+RECENT = 4  # layouts that are kept
 SIZES = tuple(field.name for field in fields(Dims))
 
 
@@ -37,8 +38,9 @@ def announce(kernel: Kernel, spec: AttentionSpec) -> None:
         _ambiguous.add(spec.text)
 
 
-def run_opaquely(kernel: Kernel, call: Call) -> Result:
-    """`kernel.run(call)` as one operator."""
+def run_opaquely(kernel: Kernel, call: Call, *, kept: frozenset[str] = frozenset()) -> Result:
+    """`kernel.run(call)` as one operator. Its outputs, and those `kept`, save the backward pass from computing them."""
+    wanted = sorted(call.wanted | (kept if torch.is_grad_enabled() else frozenset()))
     held = [(slot, place, one) for slot, values in call.params.items() for place, one in enumerate(values)]
     names = [f"{slot}.{place}.{name}" for slot, place, one in held for name in one]
     sides = (("query", call.layout.query), ("key", call.layout.key))
@@ -47,7 +49,7 @@ def run_opaquely(kernel: Kernel, call: Call) -> Result:
         kernel.name,
         call.spec.text,
         call.layout.kind.value,
-        " ".join(sorted(call.wanted)),
+        " ".join(wanted),
         " ".join([str(int(getattr(call.dims, name))) for name in SIZES]),
         " ".join([f"{slot}:{len(values)}" for slot, values in call.params.items()]),
         " ".join(names),
@@ -64,7 +66,8 @@ def run_opaquely(kernel: Kernel, call: Call) -> Result:
         call.top,
         call.dropout,
     )
-    return Result(given[0], _named(sorted(call.wanted), given[1:]))
+    extra = _named(wanted, given[1:])
+    return Result(given[0], {name: one for name, one in extra.items() if name in call.wanted})
 
 
 def _named(wanted: Sequence[str], given: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
@@ -126,6 +129,7 @@ def attend_backward(
     gradients: Sequence[Tensor],
     sent: Sequence[bool],
     wants: Sequence[bool],
+    known: Sequence[Tensor],
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -136,12 +140,16 @@ def attend_backward(
     top: int,
     dropout: float,
 ) -> list[Tensor]:
-    """Gradients of q, k, v and `params`, empty where not wanted; `gradients` are of the outputs that `sent` any."""
+    """Gradients of q, k, v and `params`, empty where not wanted.
+
+    `gradients` are of the outputs that `sent` any, and `known` are the outputs.
+    """
 
     def differentiate() -> list[Tensor]:
         leaves = [one.detach().requires_grad_(want) for one, want in zip((q, k, v, *params), wants, strict=True)]
         with torch.enable_grad():
-            outputs = _frame(frame).run(leaves[0], leaves[1], leaves[2], leaves[3:], places, seed, top, dropout)
+            q_, k_, v_, *own = leaves
+            outputs = _frame(frame).run(q_, k_, v_, own, places, seed, top, dropout, known)
         reached = [one for one, some in zip(outputs, sent, strict=True) if some]
         ends = [(one, gradient) for one, gradient in zip(reached, gradients, strict=True) if one.requires_grad]
         asked = [leaf for leaf in leaves if leaf.requires_grad]
@@ -160,16 +168,13 @@ def _(
     gradients: Sequence[Tensor],
     sent: Sequence[bool],
     wants: Sequence[bool],
+    known: Sequence[Tensor],
     q: Tensor,
     k: Tensor,
     v: Tensor,
     params: Sequence[Tensor],
-    places: Sequence[Tensor],
-    seed: Tensor,
-    frame: str,
-    top: int,
-    dropout: float,
-) -> list[Tensor]:
+    *rest: Any,
+) -> Any:
     return [one.new_empty(one.shape if want else (0,)) for one, want in zip((q, k, v, *params), wants, strict=True)]
 
 
@@ -178,15 +183,16 @@ def _save(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.rest, ctx.counts = rest, (len(params), len(places))
     ctx.wants = [one.requires_grad for one in (q, k, v, *params)]
     ctx.floating = [one.is_floating_point() for one in output]
-    ctx.save_for_backward(q, k, v, *params, *places, seed)
+    ctx.save_for_backward(*output, q, k, v, *params, *places, seed)
 
 
 def _differentiate(ctx: Any, gradients: Sequence[Tensor | None]) -> Any:
-    q, k, v, *more, seed = ctx.saved_tensors
+    saved = ctx.saved_tensors
+    known, (q, k, v, *more, seed) = saved[: len(ctx.floating)], saved[len(ctx.floating) :]
     params, places = more[: ctx.counts[0]], more[ctx.counts[0] :]
     sent = [one is not None and floating for one, floating in zip(gradients, ctx.floating, strict=True)]
     given = [one for one, some in zip(gradients, sent, strict=True) if some and one is not None]
-    found = attend_backward(given, sent, ctx.wants, q, k, v, params, places, seed, *ctx.rest)
+    found = attend_backward(given, sent, ctx.wants, known, q, k, v, params, places, seed, *ctx.rest)
     kept = [one if want else None for one, want in zip(found, ctx.wants, strict=True)]
     return (*kept[:3], kept[3:], [None] * len(places), None, *([None] * len(ctx.rest)))
 
@@ -217,17 +223,20 @@ class _Frame:
         seed: Tensor,
         top: int,
         dropout: float,
+        known: Sequence[Tensor] = (),
     ) -> list[Tensor]:
-        """The outputs in a row; dropout follows from `seed`."""
+        """The outputs in a row; dropout follows from `seed`. `known`: those of an earlier run, to be differentiated."""
         own: dict[str, list[dict[str, Tensor]]] = {slot: [{} for _ in range(n)] for slot, n in self.held.items()}
         for (slot, place, name), tensor in zip(self.names, params, strict=True):
             own[slot][place][name] = tensor
-        known = dict(zip(self.told, places, strict=True))
-        query, key = ({name: known.get(f"{side}.{name}") for name in PLACES} for side in ("query", "key"))
-        layout = Layout(self.layout, Positions(**query), Positions(**key))  # type: ignore[arg-type]
+        there = dict(zip(self.told, places, strict=True))
+        query, key = ({name: there.get(f"{side}.{name}") for name in PLACES} for side in ("query", "key"))
         if self.layout is LayoutKind.PLAIN:
             layout = Layout.plain(q.shape[2], device=q.device)  # known to be like all others of its length
-        call = Call(self.spec, self.dims, own, q, k, v, layout, dropout, frozenset(self.wanted), top)
+        else:
+            layout = _recent(Layout(self.layout, Positions(**query), Positions(**key)))  # type: ignore[arg-type]
+        before = Result(known[0], _named(self.wanted, known[1:])) if known else None
+        call = Call(self.spec, self.dims, own, q, k, v, layout, dropout, frozenset(self.wanted), top, before)
         with torch.random.fork_rng(devices=[], enabled=bool(dropout)):
             if dropout:
                 torch.manual_seed(int(seed))
@@ -258,6 +267,33 @@ def _frame(text: str) -> _Frame:
         tuple((slot, int(place), name) for slot, place, name in parts),
         tuple(told.split()),
     )
+
+
+_layouts: list[Layout] = []
+
+
+def _recent(layout: Layout) -> Layout:
+    """An equal layout among the last few, with what all layers and both passes share; else this one, kept."""
+    if layout.query.index.device.type != "cpu":
+        return layout  # comparing would make an accelerator wait
+    for one in tuple(_layouts):
+        if one.kind is layout.kind and _equal(one.query, layout.query) and _equal(one.key, layout.key):
+            return one
+    with torch.inference_mode(False):  # numbers of its own: a compiler writes over its tensors
+        same = layout.key is layout.query
+        query = layout.query.map(torch.clone)
+        _layouts.insert(0, Layout(layout.kind, query, query if same else layout.key.map(torch.clone)))
+        del _layouts[RECENT:]
+        return _layouts[0]
+
+
+def _equal(one: Positions, other: Positions) -> bool:
+    """Whether all numbers are the same."""
+    for name in PLACES:
+        held, given = getattr(one, name), getattr(other, name)
+        if (held is None) != (given is None) or (held is not None and not torch.equal(held, given)):
+            return False
+    return True
 
 
 def _own(tensor: Tensor) -> Tensor:

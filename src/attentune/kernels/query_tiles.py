@@ -89,6 +89,7 @@ def run(call: Call) -> Result:
         {slot: len(held) for slot, held in inside.items()},
         tuple(names),
         tuple(query_tiles(call, tile_table(call.layout, call.spec.mask))),
+        call.known,
     )
     outputs: tuple[Tensor, ...] = _Tiles.apply(frame, *tensors)  # type: ignore[no-untyped-call]
     given = dict(zip(frame.outputs, outputs, strict=True))
@@ -169,6 +170,7 @@ class _Frame:
     held: Mapping[str, int]  # values of each slot
     names: tuple[tuple[str, int, str], ...]  # slot, place and name of each parameter
     tiles: tuple[QueryTile, ...]
+    known: Result | None = None
 
     @property
     def outputs(self) -> list[str]:
@@ -188,6 +190,29 @@ class _Frame:
             "keys of top_k": lambda: torch.zeros(*of_query, self.top, dtype=torch.int64, device=q.device),
         }
         return {name: made[name]() for name in self.outputs}
+
+    def computed(self, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The outputs, tile by tile."""
+        q, k, v, *params = _exact(tensors)
+        whole = self.unseen(q, k, v, tensors[0].dtype)
+        for tile in self.tiles:
+            found = self.compute(tile, tile.of_query(q), tile.of_key(k), tile.of_key(v), params)
+            for name, tensor in whole.items():
+                if name == "column_mass":
+                    tile.add_of_key(tensor, found[name])
+                else:
+                    tensor[tile.rows, :, tile.queries] = found[name].to(tensor.dtype)
+        return whole
+
+    def given(self, known: Result) -> dict[str, Tensor]:
+        """The outputs as an earlier run gave them."""
+        found: dict[str, Tensor] = {"output": known.output}
+        for name, one in known.extra.items():
+            if isinstance(one, Tensor):
+                found[name] = one
+            else:
+                found[name], found["keys of " + name] = one
+        return {name: found[name].detach() for name in self.outputs}
 
     def compute(self, tile: QueryTile, q: Tensor, k: Tensor, v: Tensor, params: Sequence[Tensor]) -> dict[str, Tensor]:
         """The outputs of one tile, by the reference's mathematics."""
@@ -224,15 +249,7 @@ class _Tiles(torch.autograd.Function):
         ctx.frame = frame
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        q, k, v, *params = _exact(tensors)
-        whole = frame.unseen(q, k, v, tensors[0].dtype)
-        for tile in frame.tiles:
-            found = frame.compute(tile, tile.of_query(q), tile.of_key(k), tile.of_key(v), params)
-            for name, tensor in whole.items():
-                if name == "column_mass":
-                    tile.add_of_key(tensor, found[name])
-                else:
-                    tensor[tile.rows, :, tile.queries] = found[name].to(tensor.dtype)
+        whole = frame.computed(tensors) if frame.known is None else frame.given(frame.known)
         ctx.mark_non_differentiable(*(tensor for tensor in whole.values() if not tensor.is_floating_point()))
         return tuple(whole.values())
 

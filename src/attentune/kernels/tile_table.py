@@ -119,7 +119,7 @@ def build(mask: Mask, query: Positions, key: Positions) -> TileTable:
     patterns = _Patterns()
     found = []
     for row in range(rows):
-        one, other = _row(query, row), _row(key, row)
+        one, other = query.row(row), key.row(row)
         if queries * keys <= DENSE_PAIRS:
             found.append(_looked_at(mask, one, other, patterns))
         else:
@@ -169,7 +169,7 @@ def _of_differences(mask: Mask, query: Positions, key: Positions, offset: int) -
     j = j[i, which]
     partly = (shown < 2 * SIZE - 1)[which] | ((i + 1) * SIZE > queries) | ((j + 1) * SIZE > keys)
     patterns, of, some = _Patterns(), np.full(len(i), WHOLLY, dtype=np.int64), np.ones(len(i), dtype=np.bool_)
-    of[partly], some[partly] = _of_tiles(mask, _row(query, 0), _row(key, 0), i[partly], j[partly], patterns)
+    of[partly], some[partly] = _of_tiles(mask, query.row(0), key.row(0), i[partly], j[partly], patterns)
     i, j, of = i[some], j[some], of[some]  # what a short tile at an end would show may lie past the end
     return _table(query, key, 1, np.zeros_like(i), i, j, of, patterns.stacked())
 
@@ -300,10 +300,6 @@ def _distances(query: Positions, key: Positions, row: Array, i: Array, j: Array)
 def _extremes(position: Array) -> tuple[Array, Array]:
     edges = np.arange(0, position.shape[1], SIZE)
     return np.minimum.reduceat(position, edges, axis=1), np.maximum.reduceat(position, edges, axis=1)
-
-
-def _row(side: Positions, row: int) -> Positions:
-    return side.map(lambda tensor: tensor[row if tensor.shape[0] > 1 else 0])
 
 
 def _starts(tile: Array, rows: int, tiles: int) -> Tensor:

@@ -36,7 +36,7 @@ def _share(mask: Mask, queries: int, keys: int, offset: int) -> float:
 
 
 def _sampled(mask: Mask, queries: int, keys: int, offset: int) -> float:
-    key = Positions.arange(keys).map(lambda tensor: tensor[0])
+    key = Positions.arange(keys).row(0)
     tiles = -(-queries // SIZE)
     # The middles of equal parts: for causal masks their mean is that of all tiles.
     sampled = (

@@ -37,6 +37,10 @@ class Positions:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
+    def row(self, number: int) -> Positions:
+        """The tokens of one row: tensors [N]."""
+        return self.map(lambda tensor: tensor[number if tensor.shape[0] > 1 else 0])
+
     def as_queries(self) -> Positions:
         """Shaped [B 1 Q 1], to be compared with `as_keys()`."""
         return self.map(lambda tensor: tensor[:, None, :, None])

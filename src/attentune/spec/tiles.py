@@ -40,8 +40,8 @@ def visible_tiles(
     """
     if min(queries, keys, offset, key_offset) < 0:
         raise SpecError(f"a row has no negative places: queries={queries}, keys={keys}, {offset=}, {key_offset=}")
-    query = Positions.arange(queries, start=offset, device=device).map(lambda tensor: tensor[0])
-    key = Positions.arange(keys, start=key_offset, device=device).map(lambda tensor: tensor[0])
+    query = Positions.arange(queries, start=offset, device=device).row(0)
+    key = Positions.arange(keys, start=key_offset, device=device).row(0)
     if prefix is not None:
         query, key = (replace(p, prefix=torch.full_like(p.index, prefix)) for p in (query, key))
     return row_tiles(mask, query, key, tile=tile)

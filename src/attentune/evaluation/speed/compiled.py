@@ -12,12 +12,12 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from attentune.evaluation.speed.contestant import Prepared
 from attentune.evaluation.speed.grid import BLOCK, CAP, Case
 from attentune.evaluation.speed.problem import Problem
+from attentune.kernels.flex import SIDE, block_states
 from attentune.mechanisms.alibi import slopes
 from attentune.mechanisms.t5 import T5
-from attentune.shapes import Int, Tensor
+from attentune.shapes import Tensor
 from attentune.spec.tiles import TileState, row_tiles
 
-SIDE = 128  # FlexAttention's own block size
 Modifier = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Scorer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -59,22 +59,9 @@ class CompiledFlex:
 
 def block_mask(problem: Problem) -> BlockMask:
     """The blocks that hold anything visible; those that are wholly visible are not masked at all."""
-    query, key = (side.map(lambda tensor: tensor[0]) for side in (problem.layout.query, problem.layout.key))
+    query, key = (side.row(0) for side in (problem.layout.query, problem.layout.key))
     states = row_tiles(problem.case.spec.mask, query, key, tile=(SIDE, SIDE))
-    partly, wholly = (_blocks(states == state) for state in (TileState.PARTLY, TileState.WHOLLY))
-    return BlockMask.from_kv_blocks(
-        *partly,
-        *wholly,
-        BLOCK_SIZE=(SIDE, SIDE),
-        mask_mod=mask_mod(problem),
-        seq_lengths=(problem.case.queries, problem.case.cell.length),
-    )
-
-
-def _blocks(chosen: Tensor) -> tuple[Int[Tensor, "1 1 Qt"], Int[Tensor, "1 1 Qt Kt"]]:
-    """How many blocks of keys each block of queries has, and which: those first, in order."""
-    indices = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
-    return chosen.sum(-1, dtype=torch.int32)[None, None], indices.to(torch.int32)[None, None]
+    return block_states(states[None], mask_mod(problem), (problem.case.queries, problem.case.cell.length))
 
 
 def mask_mod(problem: Problem) -> Modifier:
@@ -89,7 +76,7 @@ def mask_mod(problem: Problem) -> Modifier:
         asking, asked = of_query[0].clone(), of_key[0].clone()
         return lambda b, h, q, k: (q + first >= k) & (asking[q] == asked[k])
     if case.cell.mask == "bigbird":
-        query, key = (side.map(lambda tensor: tensor[0]) for side in (problem.layout.query, problem.layout.key))
+        query, key = (side.row(0) for side in (problem.layout.query, problem.layout.key))
         table = row_tiles(case.spec.mask, query, key, tile=(BLOCK, BLOCK)).to(device) != TileState.HIDDEN
         return lambda b, h, q, k: table[q // BLOCK, k // BLOCK]  # whole blocks, all of them
     plain: dict[str, Modifier] = {

@@ -119,7 +119,7 @@ def documents(length: int) -> Int[Tensor, "T"]:
 def visible_pairs(case: Case) -> int:
     """Pairs of a query and a key it sees, in one row, counted without ever looking at all pairs."""
     layout = layout_of(replace(case, setting=case.setting.replace(device="cpu")))
-    query, key = (side.map(lambda tensor: tensor[0]) for side in (layout.query, layout.key))
+    query, key = (side.row(0) for side in (layout.query, layout.key))
     states = row_tiles(case.spec.mask, query, key, tile=(TILE, TILE))
     count = 0
     for tiles in (states != TileState.HIDDEN).nonzero().split(TILES_AT_A_TIME):

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from attentune.errors import KernelError, near
-from attentune.kernels.native.operators import blocked_forward, blocked_statistics
+from attentune.kernels.native.operators import blocked_forward, blocked_statistics, differentiable
 from attentune.kernels.native.problem import BY_DISTANCE, FORMS, KINDS
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.score_steps import AddByDistance, AddByQuery, LogAddExpByDistance, MultiplyByQuery, SoftCap, Step
@@ -74,19 +74,21 @@ def forward(
     seed: int | Int[Tensor, ""] = 0,
     wanted: Set[str] = frozenset(),
     top: int = 8,
+    known: tuple[Float[Tensor, "B H Q V"], Float[Tensor, "B H Q"]] | None = None,
 ) -> NativeResult:
     """o = sum over the visible keys of w(s) v, where s = scale q.k after `steps`, and w is softmax, sigmoid or relu2.
 
     Differentiable in q, k, v, the tensors of the steps and the extra logit, through the output and through lse of a
     softmax; statistics have no gradient. Strides are free but for the last axis; bfloat16 and float16 are computed in
-    float32. `dropout` drops weights by a hash of `seed` and the places of query and key. Raises KernelError where
-    sizes, types or the table do not fit together.
+    float32. `dropout` drops weights by a hash of `seed` and the places of query and key. `known`: output and key_lse of
+    an earlier run of the same, to be differentiated without computing them again. Raises KernelError where sizes,
+    types or the table do not fit together.
     """
     _check(q, k, v, table, query_position, key_position, steps, extra_logit)
-    for name, known, value in (("kind", KINDS, {kind}), ("wanted", STATISTICS, wanted)):
+    for name, all_, value in (("kind", KINDS, {kind}), ("wanted", STATISTICS, wanted)):
         for given in value:
-            if given not in known:
-                raise KernelError(f"blocked: {name} {given!r} is unknown; {near(given, known)}")
+            if given not in all_:
+                raise KernelError(f"blocked: {name} {given!r} is unknown; {near(given, all_)}")
     if not 0 <= dropout <= 1:
         raise KernelError(f"blocked: dropout must lie between 0 and 1, got {dropout}")
     forms, caps, values = _lowered(steps)
@@ -95,9 +97,11 @@ def forward(
     number = KINDS.index(kind)
     parts = [table.start, table.key_tile, table.pattern, table.patterns]
     places = (query_position, key_position)
-    output, key_lse = blocked_forward(
-        q, k, v, values, extra_logit, parts, *places, seed, scale, forms, caps, number, dropout
-    )
+    rest = (seed, scale, forms, caps, number, dropout)
+    if known is None:
+        output, key_lse = blocked_forward(q, k, v, values, extra_logit, parts, *places, *rest)
+    else:
+        output, key_lse = differentiable(*known, q, k, v, values, extra_logit, parts, *places, *rest)
     asked = " ".join(sorted(wanted if kind != "softmax" else wanted - {"lse"}))
     mass = entropy = best = None
     if asked:
