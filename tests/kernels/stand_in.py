@@ -63,7 +63,9 @@ def forward(
     seed: Tensor,
     wanted: frozenset[str],
     top: int,
+    known: object = None,
 ) -> Given:
+    assert known is None
     exact = torch.float64 if q.dtype is torch.float64 else torch.float32
     assert query_position.dtype is key_position.dtype is torch.int32
     assert query_position.shape[0] == key_position.shape[0] in (1, q.shape[0])

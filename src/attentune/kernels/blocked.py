@@ -23,6 +23,8 @@ from attentune.spec.slots import Normalizer
 
 STATISTICS = frozenset({"column_mass", "entropy", "top_k"})
 LSE = frozenset({"lse"})
+SETUP = 2  # tiles that a tile of queries takes the time of beside those it sees: seen on windows and causal rows
+FEW = 4  # queries that are computed without tiles of them, as in decoding
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ class Blocked:
         operations = 2 * request.pairs * (d.head_width + d.value_width) * (3.5 if request.needs_grad else 1)
         size = torch.finfo(request.dtype).bits // 8
         share = visible_share(request)
+        setup = SETUP * SIZE / max(request.key_length, 1) if request.query_length > FEW else 0.0
         touched = min(1.0, share * -(-request.query_length // SIZE))  # of the keys
         moved = size * (request.query_elements + request.key_elements * touched) * (3 if request.needs_grad else 1)
-        return Cost(operations * share, moved, "blocked")
+        return Cost(operations * (share + setup), moved, "blocked")
 
     def run(self, call: Call) -> Result:
         if torch.compiler.is_compiling():

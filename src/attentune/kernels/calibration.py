@@ -17,6 +17,7 @@ from attentune.spec.positions import Positions
 
 HEADS, WIDTH = 8, 64  # of each head
 SMALL, LARGE, CACHE = 64, 1536, 4096  # tokens; the larger of two caches
+LAYERS = 6  # of a model that decodes: they share the layout of a step
 BUDGET = 0.5  # seconds for each figure, of which the least time counts
 CAUSAL, WINDOW = "heads=8, mask=causal", "heads=8, mask=causal & window(256)"
 
@@ -50,7 +51,8 @@ def _paths(kernels: dict[str, Kernel]) -> list[tuple[str, str, str, Callable[[Ca
 def _speed(kernel: Kernel, text: str, phase: str, run: Callable[[Call], Result], budget: float) -> Speed:
     """Overhead and rate from two sizes; the path's own count of operations and pieces decides what a rate means."""
     sizes = (SMALL, CACHE) if phase == "decode" else (SMALL, LARGE)
-    seconds = [least(_work(text, phase, length, run), budget) for length in sizes]
+    calls = LAYERS if phase == "decode" else 1
+    seconds = [least(_work(text, phase, length, run), budget) / calls for length in sizes]
     costs = [_cost(kernel, text, phase, length, tiles=run is query_tiles.run) for length in sizes]
     # t = pieces * overhead + operations / rate, at both sizes; noise may leave less than nothing for either.
     (n, a), (m, b) = ((cost.pieces, cost.operations) for cost in costs)
@@ -85,6 +87,8 @@ def _work(text: str, phase: str, length: int, run: Callable[[Call], Result]) -> 
         torch.randn(1, tokens, HEADS, WIDTH, generator=generator).transpose(1, 2)  # as projections leave them
         for tokens in (queries, length, length)
     )
+    if phase == "decode":
+        k, v = k.contiguous(), v.contiguous()  # as caches hold them
     if phase == "backward":
         q, k, v = (tensor.requires_grad_() for tensor in (q, k, v))
 
@@ -94,7 +98,8 @@ def _work(text: str, phase: str, length: int, run: Callable[[Call], Result]) -> 
         if phase == "decode":
             layout = Layout(LayoutKind.CACHED, Positions.arange(1, start=length - 1), layout.key)
         with torch.set_grad_enabled(phase == "backward"):
-            output = run(Call(spec, dims, {}, q, k, v, layout)).output
+            for _ in range(LAYERS if phase == "decode" else 1):
+                output = run(Call(spec, dims, {}, q, k, v, layout)).output
         return torch.autograd.grad(output.sum(), [q, k, v]) if phase == "backward" else output
 
     return work

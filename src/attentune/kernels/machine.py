@@ -66,14 +66,14 @@ def _speeds(**rates: tuple[float, float, float, float, float, float]) -> dict[st
 # Two CPU cores with AVX-512 in float32, seen on a quiet machine; and an accelerator, roughly.
 CPU = Machine(
     2.5e11,
-    1e10,
+    2e10,
     _speeds(
-        sdpa=(2e-5, 1.6e11, 1e-4, 1.5e11, 2e-5, 5e10),
-        sdpa_masked=(6e-5, 1e11, 2e-4, 1.6e11, 6e-5, 5e10),
-        blocked=(1.5e-4, 1.55e11, 4e-4, 1.45e11, 1.5e-4, 5e10),
-        query_tiles=(4e-4, 4e10, 2e-3, 4e10, 8e-4, 4e10),
+        sdpa=(2e-5, 1.75e11, 1e-4, 1.7e11, 2e-5, 2e10),
+        sdpa_masked=(6e-5, 9e10, 2e-4, 1.4e11, 4e-5, 1.7e10),
+        blocked=(2e-4, 2.3e11, 6e-4, 2.2e11, 2e-4, 1e10),
+        query_tiles=(4e-4, 3.4e10, 1.5e-3, 3.8e10, 5e-4, 2.4e10),
         flex=(1.5e-4, 4e10, 1.5e-4, 4e10, 1.5e-4, 2e10),
-        reference=(1.5e-4, 4e10, 4e-4, 4e10, 1.5e-4, 4e10),
+        reference=(1.5e-4, 2.9e10, 4e-4, 3.9e10, 1.3e-4, 1.4e10),
     ),
 )
 CUDA = Machine(

@@ -19,7 +19,7 @@ from attentune.shapes import Tensor
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.slots import Bias, ElementwiseScore, RelativePosition
 
-CAUSAL = 0.65  # of all pairs' time, where half of them are visible: its blocks are large, and those on the edge whole
+EDGE = 230  # keys beyond half of them that a causal query costs on a CPU: blocks are large, and those on the edge whole
 
 
 @final
@@ -70,7 +70,9 @@ class SDPA:
     def cost(self, request: Request) -> Cost:
         d = request.dims
         forward = 2.0 * request.pairs * (d.head_width + d.value_width)
-        share = CAUSAL if needs_no_mask(request.spec, request.layout) and request.spec.mask.kind == "causal" else 1.0
+        share = 1.0
+        if needs_no_mask(request.spec, request.layout) and request.spec.mask.kind == "causal":
+            share = min(0.5 + EDGE / max(request.key_length, 1), 1.0)
         operations = forward * share * (3.5 if request.needs_grad else 1)
         size = torch.finfo(request.dtype).bits // 8
         moved = float(size * request.operand_elements * (3 if request.needs_grad else 1))
@@ -91,8 +93,9 @@ class SDPA:
             elif factor is not None:
                 q = q * factor[:, None, None].to(q.dtype)
         grouped = call.dims.groups != call.dims.heads
-        if needs_no_mask(spec, call.layout.kind):
-            causal = spec.mask.kind == "causal"
+        plain = needs_no_mask(spec, call.layout.kind)
+        if plain or _sees_everything(call):
+            causal = plain and spec.mask.kind == "causal"
             o = scaled_dot_product_attention(
                 q, k, v, is_causal=causal, dropout_p=call.dropout, scale=scale, enable_gqa=grouped
             )
@@ -117,6 +120,16 @@ def needs_no_mask(spec: AttentionSpec, layout: LayoutKind) -> bool:
     return (spec.mask.kind == "full" and layout is LayoutKind.PLAIN) or (
         spec.mask.kind == "causal" and layout is LayoutKind.PLAIN
     )
+
+
+def _sees_everything(call: Call) -> bool:
+    """Whether every query sees every key, as the newest token behind a cache; only where looking costs no waiting."""
+    spec = call.spec
+    if call.q.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if isinstance(spec.position, Bias) or spec.normalizer.kind != "softmax":
+        return False
+    return bool(call.layout.once(("all visible", spec.mask), lambda: bool(call.layout.visible(spec.mask).all())))
 
 
 def _folds(spec: AttentionSpec, score: ElementwiseScore) -> bool:

@@ -26,6 +26,7 @@ SIZE = 64  # queries and keys of a tile: a row of a pattern is one word
 WHOLLY = -1  # stands where a pattern's number stands
 DENSE_PAIRS = 1 << 17  # so few pairs of query and key are looked at one by one: faster than deciding tiles
 EVERY, NOTHING = b"\xff" * (8 * SIZE), bytes(8 * SIZE)
+STEPS = 1024  # of decoding whose tables are kept: some kilobytes each
 TABLES = 32  # plain layouts are made anew for each step of training; so many of their tables are kept
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -87,11 +88,11 @@ def _of_layout(layout: Layout, mask: Mask) -> TileTable:
     if layout.kind is LayoutKind.CROSS:
         query, key = replace(query, document=None), replace(key, document=None)
     queries, keys = query.index.shape[1], key.index.shape[1]
-    if layout.kind is LayoutKind.CACHED and queries > 1 and keys >= queries and _bare(query) and _bare(key):
+    if layout.kind is LayoutKind.CACHED and keys >= queries and _bare(query) and _bare(key):
         offset = keys - queries
         consecutive = torch.arange(keys)[None]
         if torch.equal(key.position, consecutive) and torch.equal(query.position, consecutive[:, offset:]):
-            return _consecutive(mask, queries, keys, offset)
+            return _newest(mask, keys) if queries == 1 else _consecutive(mask, queries, keys, offset)
     return build(mask, query, key)
 
 
@@ -107,6 +108,13 @@ def _consecutive(mask: Mask, queries: int, keys: int, offset: int) -> TileTable:
         if mask.depends is Depends.DIFFERENCE and queries * keys > DENSE_PAIRS:
             return _of_differences(mask, query, key, offset)
         return build(mask, query, key)
+
+
+@lru_cache(maxsize=STEPS)
+def _newest(mask: Mask, keys: int) -> TileTable:
+    """Of the newest token behind a cache: every text that is decoded comes by the same lengths."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        return build(mask, Positions.arange(1, start=keys - 1), Positions.arange(keys))
 
 
 def build(mask: Mask, query: Positions, key: Positions) -> TileTable:

@@ -49,6 +49,12 @@ def test_ratios_by_hand() -> None:
     assert CellResult.of_data(json.loads(json.dumps(one.as_data()))) == one
 
 
+def test_who_is_far_behind_is_not_called_again() -> None:
+    assert run.far_behind({"a": 0.1, "b": 3.9, "c": 4.1, "d": 30.0}) == ["c", "d"]
+    assert run.far_behind({"a": 7.0, "b": 11.0, "c": 22.0}) == ["c"]
+    assert run.far_behind({}) == []
+
+
 def test_findings_by_hand() -> None:
     window = Cell("window", "none", 8192, "forward")
     found = findings(

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from attentune.errors import StudyError
 from attentune.evaluation.speed.contestant import Contestant, picked
 from attentune.evaluation.speed.grid import Case, Cell, Setting
-from attentune.evaluation.speed.measurement import time_together, try_alone
+from attentune.evaluation.speed.measurement import SLOW_SECONDS, time_together, try_alone
 from attentune.evaluation.speed.memory import available
 from attentune.evaluation.speed.peers import contestants
 from attentune.evaluation.speed.problem import visible_pairs
@@ -27,6 +27,7 @@ from attentune.models.storage import atomic_write, prepare_folder
 
 GIB = 2**30
 RESERVE = 0.9  # share of the free memory that a contestant may take
+FAR = 3.0  # times the fastest contestant's time
 ALL_TOGETHER = 2.0  # contestants that are timed beside each other keep their masks at the same time
 PACKAGES = ("attentune", "torch", "local-attention", "x-transformers", "transformers")
 Progress = Callable[[int, int, str], None]  # cells done, cells in all, what is done now
@@ -74,6 +75,8 @@ def measure_cell(case: Case, cache: str, tell: Callable[[str], None]) -> CellRes
         entries[one.name], seconds = _tried(one, case, cache)
         if seconds is not None:
             expected[one.name] = seconds
+    for name in far_behind(expected):
+        entries[name] = replace(entries[name], seconds=(expected.pop(name),), note="timed once, alone")
     tell(f"{case.cell}: side by side")
     rates = _timed(case, cache, entries, expected)
     pairs = visible_pairs(case) * case.setting.heads * case.setting.batch
@@ -86,6 +89,12 @@ def measure_cell(case: Case, cache: str, tell: Callable[[str], None]) -> CellRes
         matrix_rate=sorted(rates)[len(rates) // 2] if rates else None,
         pick=picked(case),
     )
+
+
+def far_behind(expected: Mapping[str, float]) -> list[str]:
+    """Those that take seconds and are so much slower than the fastest that another call would tell nothing new."""
+    fastest = min(expected.values(), default=0.0)
+    return [name for name, seconds in expected.items() if seconds > max(SLOW_SECONDS, FAR * fastest)]
 
 
 def _timed(case: Case, cache: str, entries: dict[str, Entry], expected: dict[str, float]) -> list[float]:

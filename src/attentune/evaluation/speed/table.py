@@ -69,9 +69,10 @@ def _figures(cells: Sequence[CellResult]) -> Iterator[str]:
         ours = one.picked
         for entry in sorted((entry for entry in one.entries if entry.measured), key=lambda entry: entry.median):
             times = NONE if ours is None else f"{entry.median / ours.median:.2f}"
+            name = f"**{entry.name}**" if entry.name == one.pick else entry.name
             yield _row(
                 f"{one.cell}",
-                f"**{entry.name}**" if entry.name == one.pick else entry.name,
+                f"{name} ({entry.note})" if entry.note else name,
                 _milliseconds(entry),
                 f"{1e3 * entry.least:.4g}",
                 times,
