@@ -32,8 +32,8 @@ OF_THE_GRID = ("masks", "scores", "lengths", "passes")  # what --core decides
 class Options(CommandOptions):
     """Measure attention: our kernels and their peers, interleaved in one run, each held against float64 first.
 
-    Every combination of masks, scores, lengths, passes and dtypes is a cell; --core takes 24 telling ones, in about half
-    an hour. A contestant that computes something else than the cell asks for gets no figure but a note, and so
+    Every combination of masks, scores, lengths, passes and dtypes is a cell; --core takes 24 telling ones, in about
+    half an hour. A contestant that computes something else than the cell asks for gets no figure but a note, and so
     does one that takes longer or more memory than the limits. Finished cells are kept: the same command goes on.
 
     The folder then holds `table.md`, `attention.png`, `results.json` and, in `cells/`, a file for each cell.
