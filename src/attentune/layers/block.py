@@ -49,6 +49,7 @@ class Block(nn.Module):
             self.cross = Attention(
                 layer.cross,
                 width=model.width,
+                source_width=model.source_width,
                 depth=model.depth,
                 bias=model.bias,
                 dropout=model.attention_dropout,

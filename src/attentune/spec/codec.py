@@ -148,6 +148,8 @@ def model_from_data(data: Any, registry: Registry) -> ModelSpec:
     layers = fields.get("layers", ())
     layers = layers if isinstance(layers, list | tuple) else (layers,)
     fields["layers"] = tuple(layer_from_data(layer, registry) for layer in layers)
+    if fields.get("encoder") is not None:
+        fields["encoder"] = model_from_data(fields["encoder"], registry)
     return ModelSpec(**{name: tuple(held) if name == "share" else held for name, held in fields.items()})
 
 
