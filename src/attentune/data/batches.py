@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from attentune.data.corpus import Tokens
 from attentune.errors import DataError
+from attentune.kernels.layout import Layout
 
 IGNORED = -100
 """The target of a position that is not scored (what torch's cross entropy ignores)."""
@@ -29,6 +31,24 @@ class Batch:
     ids: Int64[Tensor, "B T"]
     targets: Int64[Tensor, "B T"]  # IGNORED where nothing is scored
     documents: Int64[Tensor, "B T"] | None = None  # which document each position belongs to; None: all the same
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that go through the model together.
+
+    Shape: ids [B T], targets [B T], or whatever the logits have before their last axis. `share` is the part of the
+    step's scored targets that are in it, so that the shares' weighted sum of mean losses is the mean loss of the whole
+    batch. `scored` [N] names the scored places of the flattened targets where they are few, so that the loss is
+    computed for them alone. `inputs` is what the model is called with beside ids and layout: the tokens of a source.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    layout: Layout | None
+    share: float
+    scored: Tensor | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def training_batch(

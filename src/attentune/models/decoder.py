@@ -7,31 +7,22 @@ from typing import final
 
 import torch
 from torch import nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import linear
 
-from attentune.errors import SpecError
-from attentune.kernels.layout import Layout, LayoutKind
-from attentune.layers.attention import OUTPUT, Attention, Carry
-from attentune.layers.block import Block
-from attentune.layers.embedding import Embedding
-from attentune.layers.halting import Halting, Walk
+from attentune.kernels.layout import Layout
+from attentune.layers.attention import OUTPUT
 from attentune.layers.head import HeadTransform
-from attentune.layers.norm import make_norm
-from attentune.layers.state import KeyValueCache, LayerState, State, extend
+from attentune.layers.state import State
+from attentune.models.transformer import Extra, Transformer, last_norm
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.model import ModelSpec
-from attentune.spec.positions import Positions
-
-Extra = dict[str, Tensor | tuple[Tensor, Tensor]]
 
 
 @dataclass
 class ModelOutput:
     """Logits, auxiliary losses to add to the loss, the state to go on with, and a layer's wanted outputs each.
 
-    A loss that several layers have is their sum. `hidden` is what the logits are made of, after the last norm:
-    what an encoder hands to a decoder's cross-attention. Where tokens may halt, `depths` counts the layers that
-    each was computed in, 0 for padding.
+    `hidden` is what the logits are made of, after the last norm. For the others see `Hidden`.
     """
 
     logits: Float[Tensor, "B T N"]
@@ -42,46 +33,15 @@ class ModelOutput:
     depths: Int[Tensor, "B T"] | None = None
 
 
-@dataclass
-class Passed:
-    """What the layers make of the tokens, and what they give beside it."""
-
-    x: Float[Tensor, "B T E"]
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    attention: list[Extra] = field(default_factory=list)
-    depths: Int[Tensor, "B T"] | None = None
-
-
 @final
-class Decoder(nn.Module):
-    """Tokens to the logits of the next token.
-
-    Without a state it computes whole rows. With `start()`'s state it computes what comes next after
-    what the state has seen, and brings the state up to date.
-    """
+class Decoder(Transformer):
+    """Tokens to the logits of the next token; with a mask that shows later keys, of the token itself (as BERT)."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.embedding = Embedding(
-            vocab_size=spec.vocab_size,
-            width=spec.width,
-            context=spec.context,
-            position=spec.position,
-            scale=spec.scale_embeddings,
-            norm=_norm(spec) if spec.embedding_norm else None,
-        )
-        shared: dict[str, nn.Module] = {}
-        self.layers = nn.ModuleList()
-        for index in range(spec.depth):
-            block = Block(spec.layer(index), spec, index=index, shared=shared)
-            self.layers.append(block)
-            if "position" in spec.share and not shared and block.attention is not None:
-                shared["position"] = block.attention.held["position"][0]
-        self.norm = _norm(spec) if spec.norm_placement == "pre" else None
+        super().__init__(spec)
         self.head_transform: HeadTransform | None = None
         if spec.head_transform:
-            self.head_transform = HeadTransform(spec.feed_forward, width=spec.width, norm=_norm(spec))
+            self.head_transform = HeadTransform(spec.feed_forward, width=spec.width, norm=last_norm(spec))
         self.head: nn.Parameter | None = None
         if not spec.tie_embeddings:
             self.head = nn.Parameter(torch.empty(spec.vocab_size, spec.width).normal_(0.0, 0.02))
@@ -89,37 +49,8 @@ class Decoder(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(spec.vocab_size)) if spec.head_bias else None
         if self.head_bias is not None:
             self.head_bias.weight_decay = False  # type: ignore[attr-defined]
-        self.halting = None if spec.halting is None else Halting(spec.halting, width=spec.width)
-        self.remembers = any(attention.memory is not None for attention in spec.attentions)
-        self.has_cross = any(layer.cross is not None for layer in spec.layers)
         usual = spec.width**-0.5 if spec.tie_embeddings and spec.scale_embeddings else 1.0
         self.logit_factor = usual if spec.logit_factor is None else spec.logit_factor
-
-    @property
-    def has_memory(self) -> bool:
-        """Whether training hands a state from segment to segment."""
-        return self.remembers
-
-    def bind(self, *, kernel: str = "auto", device: str | None = None, dtype: torch.dtype | None = None) -> None:
-        """Choose the kernels of every attention for a device and dtype; by default those of the parameters."""
-        device, dtype = device or self.embedding.table.device.type, dtype or self.embedding.table.dtype
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.bind(kernel=kernel, device=device, dtype=dtype)
-
-    def start(self, batch: int) -> State:
-        """The state before the first token, for decoding `batch` rows piece by piece."""
-        table = self.embedding.table
-        layers = []
-        for block in self.layers:
-            assert isinstance(block, Block)
-            held = LayerState(branches=[mixer.init(block.dims, batch, table) for mixer in block.layer.branches])
-            if block.attention is not None and block.attention.spec.memory is not None:
-                held.memory = table.new_zeros(batch, 0, self.spec.width)
-            elif block.attention is not None:
-                held.cache = KeyValueCache()
-            layers.append(held)
-        return State(None, layers)
 
     def forward(
         self,
@@ -131,91 +62,16 @@ class Decoder(nn.Module):
         context_valid: Tensor | None = None,
         wanted: frozenset[str] = OUTPUT,
     ) -> ModelOutput:
-        """Logits for every token of `ids`.
+        """Logits for every token of `ids`; the arguments are those of `hidden_states`."""
+        given = self.hidden_states(
+            ids, layout, state=state, context=context, context_valid=context_valid, wanted=wanted
+        )
+        return ModelOutput(
+            self.logits(given.x), given.losses, given.state, given.attention, hidden=given.x, depths=given.depths
+        )
 
-        `layout` tells padding and documents (plain rows where None); with a state only that of the
-        first call may. `context` is what cross-attention looks at. `wanted` names attention outputs
-        to hand back, such as `weights`.
-        """
-        if ids.shape[1] == 0:
-            raise SpecError("a row needs at least one token, got 0")
-        if context is not None and not self.has_cross:
-            raise SpecError("this model has no cross-attention: it cannot look at a context")
-        if self.has_cross and context is None and (state is None or state.context is None):
-            raise SpecError("this model has cross-attention: give it a context")
-        if self.halting is not None and wanted != OUTPUT:
-            raise SpecError("a token that halts has no attention in deeper layers: only the output can be wanted")
-        if state is None and self.remembers:
-            state = self.start(ids.shape[0])
-        last = ids.shape[1] - 1
-        if state is not None:
-            if state.positions is not None and self.embedding.places is not None:  # reading it waits for the device
-                last += int(state.positions.position.max()) + 1
-            layout = self._continue(ids, layout, state)
-        elif layout is None:
-            layout = Layout.plain(ids.shape[1], device=ids.device)
-        seen = None if state is None else state.context
-        if context is not None:
-            seen = _places(context, context_valid)
-        if state is not None:
-            state.context = seen
-
-        x = self.embedding(ids, layout, last=last)
-        if self.spec.dropout and self.training:
-            x = dropout(x, self.spec.dropout)
-        passed = self._through_layers(x, layout, state, context, seen, wanted)
-        x = passed.x
-        if self.norm is not None:
-            x = self.norm(x, layout.query.valid)
-        if state is not None:
-            state = self._seen(state, layout)
-        return ModelOutput(self._logits(x), passed.losses, state, passed.attention, hidden=x, depths=passed.depths)
-
-    def _through_layers(
-        self,
-        x: Float[Tensor, "B T E"],
-        layout: Layout,
-        state: State | None,
-        context: Tensor | None,
-        seen: Positions | None,
-        wanted: frozenset[str],
-    ) -> Passed:
-        """`x` from the first layer to the last; `seen` tells the places of the context."""
-        losses: dict[str, Tensor] = {}
-        records: list[Extra] = []
-        walk = None if self.halting is None else Walk(self.halting, x, layout)
-        context_layout = None if seen is None else Layout.cross(layout.query, seen)
-        carry: Carry | None = None
-        for index, block in enumerate(self.layers):
-            assert isinstance(block, Block)
-            held = None if state is None else state.layers[index]
-            if walk is not None and index > 0:
-                if walk.empty and (block.cross is None or context is None):  # a new context is always projected
-                    continue
-                x, layout, carry = walk.x, walk.over_past(held), walk.carried(carry)
-                context_layout = None if seen is None else Layout.cross(layout.query, seen)
-            x, given = block(
-                x,
-                layout,
-                state=held,
-                carry=carry,
-                context=context,
-                context_layout=context_layout,
-                wanted=wanted,
-            )
-            carry = given.carry
-            for name, loss in given.losses.items():
-                losses[name] = losses[name] + loss if name in losses else loss
-            if wanted != OUTPUT:
-                records.append(given.extra)
-            if walk is not None:
-                walk.after(x, last=index + 1 == len(self.layers))
-        if walk is None:
-            return Passed(x, losses, records)
-        losses["halting"] = walk.cost
-        return Passed(walk.output.to(x.dtype), losses, records, walk.depths)
-
-    def _logits(self, x: Float[Tensor, "B T E"]) -> Float[Tensor, "B T N"]:
+    def logits(self, x: Float[Tensor, "B T E"]) -> Float[Tensor, "B T N"]:
+        """What the head makes of hidden states."""
         if self.head_transform is not None:
             x = self.head_transform(x)
         if self.logit_factor != 1.0:
@@ -224,47 +80,3 @@ class Decoder(nn.Module):
         if (cap := self.spec.logit_soft_cap) is not None:
             logits = cap * torch.tanh(logits / cap)
         return logits
-
-    def _continue(self, ids: Tensor, layout: Layout | None, state: State) -> Layout:
-        """The layout of the next tokens over everything the state knows."""
-        if not self.remembers:
-            for block in self.layers:
-                assert isinstance(block, Block)
-                if block.attention is None:
-                    continue
-                block.attention.check_decoding(
-                    state.length, ids.shape[1], lambda: int(state.next_positions(1, ids.device).position.min())
-                )
-        if state.length == 0:
-            if layout is None:
-                layout = Layout.plain(ids.shape[1], device=ids.device)
-            return layout
-        if layout is not None and layout.kind is not LayoutKind.PLAIN:
-            raise SpecError(f"a {layout.kind} layout may only be given with the first tokens of a state")
-        query = state.next_positions(ids.shape[1], ids.device)
-        known = extend(state.positions, query)
-        return Layout(LayoutKind.CACHED, query, known)
-
-    def _seen(self, state: State, layout: Layout) -> State:
-        keep = layout.key
-        if self.remembers:
-            memory = self.spec.attentions[0].memory
-            assert memory is not None
-            length = memory.length
-            keep = keep.map(lambda tensor: tensor[:, -length:])
-            for layer in state.layers:  # as for the memory, no gradient flows into an earlier segment
-                layer.branches = [{name: held.detach() for name, held in branch.items()} for branch in layer.branches]
-        state.positions = keep
-        return state
-
-
-def _norm(spec: ModelSpec) -> nn.Module:
-    return make_norm(spec.norm, spec.width, bias=spec.bias, epsilon=spec.norm_epsilon)
-
-
-def _places(context: Tensor, valid: Tensor | None) -> Positions:
-    places = Positions.arange(context.shape[1], device=context.device)
-    if valid is None:
-        return places
-    index = places.index.expand(valid.shape)
-    return Positions(index=index, position=index, valid=valid)

@@ -148,6 +148,8 @@ def model_from_data(data: Any, registry: Registry) -> ModelSpec:
     layers = fields.get("layers", ())
     layers = layers if isinstance(layers, list | tuple) else (layers,)
     fields["layers"] = tuple(layer_from_data(layer, registry) for layer in layers)
+    if fields.get("encoder") is not None:
+        fields["encoder"] = model_from_data(fields["encoder"], registry)
     return ModelSpec(**{name: tuple(held) if name == "share" else held for name, held in fields.items()})
 
 
@@ -298,7 +300,9 @@ def _plain_schema(cls: type[Frozen], definitions: dict[str, Any]) -> dict[str, A
             one = {"$ref": "#/$defs/layer"}
             properties[name] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
         elif nested is not None:
-            definitions[nested.__name__] = _plain_schema(nested, definitions)
+            if nested.__name__ not in definitions:
+                definitions[nested.__name__] = {}  # known by name while it is made: a model may hold a model
+                definitions[nested.__name__] = _plain_schema(nested, definitions)
             one = {"$ref": f"#/$defs/{nested.__name__}"}
             properties[name] = {"anyOf": [one, {"type": "null"}]} if type(None) in inner else one
         else:

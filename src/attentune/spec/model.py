@@ -75,10 +75,11 @@ class FeedForwardSpec(Frozen):
 
 @final
 class ModelSpec(Frozen):
-    """A decoder-only language model.
+    """A language model: one stack of layers, or with `encoder` a decoder that looks at what another stack made.
 
     `layers` is a pattern that is repeated over the depth, so that windows and full layers can alternate.
-    `share` names the attention slots whose parameters all layers have in common (T5 shares `position`).
+    `share` names what is had in common: `position`, that slot's parameters by all layers (T5); `embedding`, the table
+    of tokens by encoder and decoder.
     """
 
     vocab_size: int = Field(ge=1)
@@ -102,8 +103,9 @@ class ModelSpec(Frozen):
     attention_dropout: Probability = 0.0
     logit_factor: Factor | None = None  # None: 1, but 1/sqrt(width) where the head is a scaled embedding
     logit_soft_cap: Factor | None = None
-    share: tuple[Literal["position"], ...] = ()
+    share: tuple[Literal["position", "embedding"], ...] = ()
     halting: HaltingSpec | None = None  # whether tokens may halt before the last layer; None: never
+    encoder: ModelSpec | None = None  # what the cross-attentions of this model look at; None: what they are given
 
     @model_validator(mode="after")
     def _layers_fit(self) -> ModelSpec:
@@ -114,8 +116,9 @@ class ModelSpec(Frozen):
         attentions = self.attentions
         crosses = tuple(layer.cross for layer in self.layers if layer.cross is not None)
         for attention, cross in (*((one, False) for one in attentions), *((one, True) for one in crosses)):
+            source = self.source_width if cross else self.width
             dims = attention.heads.dims(
-                width=self.width, source_width=self.width, depth=self.depth, bias=self.bias, cross=cross
+                width=self.width, source_width=source, depth=self.depth, bias=self.bias, cross=cross
             )
             for _, _, value in attention.values():
                 value.parameters(dims)  # refuses sizes that it cannot be computed with
@@ -143,7 +146,31 @@ class ModelSpec(Frozen):
                 raise ValueError("residual_scores adds scores of one scale: every layer needs the same similarity")
         if self.halting is not None:
             self._check_halting()
+        self._check_encoder(crosses)
         return self
+
+    def _check_encoder(self, crosses: tuple[AttentionSpec, ...]) -> None:
+        encoder = self.encoder
+        if encoder is None:
+            if "embedding" in self.share:
+                raise ValueError("share=embedding is for an encoder and its decoder, and this model has no encoder")
+            return
+        if not crosses:
+            raise ValueError("nothing looks at the encoder: a layer needs cross=attention(heads=...)")
+        if encoder.encoder is not None or any(layer.cross is not None for layer in encoder.layers):
+            raise ValueError("an encoder looks at its own tokens alone: it has no encoder and no cross-attention")
+        if any(attention.memory is not None for attention in (*encoder.attentions, *self.attentions)):
+            raise ValueError("an encoder and its decoder see whole rows: neither takes a memory of earlier segments")
+        if "embedding" in self.share and (encoder.vocab_size, encoder.width) != (self.vocab_size, self.width):
+            raise ValueError(
+                f"share=embedding needs one vocabulary and width, got {encoder.vocab_size} x {encoder.width} in the "
+                f"encoder and {self.vocab_size} x {self.width} in the decoder"
+            )
+
+    @property
+    def source_width(self) -> int:
+        """The width of what cross-attention looks at."""
+        return self.width if self.encoder is None else self.encoder.width
 
     def _check_halting(self) -> None:
         if self.depth < 2:

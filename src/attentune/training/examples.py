@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from attentune.data.batches import IGNORED
+from attentune.data.batches import IGNORED, MicroBatch
 from attentune.evaluation.language import LanguageScore
 from attentune.evaluation.suites.scoring import SuiteScore, batch_of, score_examples
 from attentune.evaluation.suites.suite import Examples
 from attentune.spec.run import RunSpec
-from attentune.training.feed import Feed, MicroBatch, StepData
+from attentune.training.feed import Feed, StepData
 
 
 @final

@@ -12,27 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attentune.data.batches import IGNORED, training_batch
+from attentune.data.batches import IGNORED, MicroBatch, training_batch
 from attentune.data.corpus import Tokens
 from attentune.errors import TrainingError
 from attentune.kernels.layout import Layout
 from attentune.spec.run import RunSpec
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Rows that go through the model together.
-
-    Shape: ids [B T], targets [B T]. `share` is the part of the step's scored targets that are in it, so that the
-    shares' weighted sum of mean losses is the mean loss of the whole batch. `scored` [N] names the scored places of
-    the flattened targets where they are few, so that the loss is computed for them alone.
-    """
-
-    ids: Tensor
-    targets: Tensor
-    layout: Layout | None
-    share: float
-    scored: Tensor | None = None
 
 
 @dataclass(frozen=True)

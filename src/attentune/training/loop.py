@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentune.data.batches import IGNORED
+from attentune.data.batches import IGNORED, MicroBatch
 from attentune.data.corpus import Corpus
 from attentune.errors import TrainingError
 from attentune.models.storage import prepare_folder
 from attentune.spec.run import RunSpec
 from attentune.training.clipping import Clipper
 from attentune.training.diagnostics import gradient_flow
-from attentune.training.feed import MicroBatch
 from attentune.training.optimizers import decaying_parameters
 from attentune.training.regularizers import add_penalty_gradients, with_auxiliary
 from attentune.training.reporting import REPORT_EVERY, Progress, report, track, track_flow
@@ -108,7 +107,7 @@ def _steps(
         losses: list[tuple[Tensor, Tensor]] = []
         for number, part in enumerate(data.parts):
             with session.precision():
-                output = forward(part.ids, part.layout, **session.carried(number))
+                output = forward(part.ids, part.layout, **part.inputs, **session.carried(number))
                 loss = cross_entropy(output.logits, part, run.regularizer.label_smoothing)
                 total = with_auxiliary(loss, output.losses, part.share)
             total.backward()
@@ -158,11 +157,19 @@ def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0
     """
     if part.share == 0.0:
         return logits.sum() * 0.0
-    flat, targets = logits.flatten(0, 1), part.targets.flatten()
+    if part.targets.is_floating_point():  # several labels may hold at once
+        each = F.binary_cross_entropy_with_logits(logits, smoothed(part.targets, label_smoothing))
+        return each if part.share == 1.0 else each * part.share
+    flat, targets = logits.flatten(0, -2), part.targets.flatten()
     if part.scored is not None:
         flat, targets = flat.index_select(0, part.scored), targets.index_select(0, part.scored)
     loss = F.cross_entropy(flat, targets, ignore_index=IGNORED, label_smoothing=label_smoothing)
     return loss if part.share == 1.0 else loss * part.share
+
+
+def smoothed(targets: Tensor, label_smoothing: float) -> Tensor:
+    """Labels of 0 and 1 moved towards one half."""
+    return targets * (1 - label_smoothing) + 0.5 * label_smoothing if label_smoothing else targets
 
 
 def _summed(losses: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

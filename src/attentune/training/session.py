@@ -189,7 +189,7 @@ class Session:
         def rerun() -> None:
             for part in self._data.parts if self._data is not None else ():
                 with self.precision():
-                    self.model(part.ids, part.layout)
+                    self.model(part.ids, part.layout, **part.inputs)
 
         cause = likely_cause(
             self.model,

@@ -1,0 +1,142 @@
+"""The contract of every task.
+
+A `Task` is a frozen value: the user's options, such as the names of columns. `fit` looks at training records and gives
+a `Fitted`: the task with its tokenizers and labels, which is what a model folder keeps beside the weights.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from attentune.data.batches import MicroBatch
+from attentune.data.records import Record
+from attentune.spec.model import ModelSpec
+from attentune.spec.run import DataSpec
+from attentune.spec.value import Frozen
+
+Stack = Literal["encoder", "decoder", "encoder-decoder"]
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A record as numbers.
+
+    ids [T] go in; targets are class numbers for each position that the head has logits for, `IGNORED` where nothing is
+    scored (of a classifier [1], of a tagger or a decoder [T]), or where several labels may hold at once floats.
+    `source` [S] goes into the encoder where there is one beside the decoder.
+    """
+
+    ids: Array
+    targets: Array
+    source: Array | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer side, by which examples are put together."""
+        return max(len(self.ids), 0 if self.source is None else len(self.source))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one record.
+
+    `value` is plain data: a label, labels, tags, a text. `fields` are what else is worth a column: probabilities,
+    scores, alternatives.
+    """
+
+    value: Any
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_data(self) -> dict[str, Any]:
+        """For a line of JSON or a row of CSV."""
+        return {"prediction": self.value, **self.fields}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures by name. `main` names the one that a study optimises; `text` is a report to read; `signature` says how
+    a figure was computed, where the metric has one."""
+
+    values: Mapping[str, float]
+    main: str
+    text: str = ""
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)  # such as the confusion matrix
+
+    @property
+    def value(self) -> float:
+        """The main figure: higher is better."""
+        return self.values[self.main]
+
+
+class Task(Frozen, ABC):
+    """A kind of problem with the user's options for it."""
+
+    kind: str
+    stack: ClassVar[Stack]
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The columns that every record must have for training."""
+
+    @property
+    @abstractmethod
+    def asked(self) -> tuple[str, ...]:
+        """Those that it must have for a prediction."""
+
+    @abstractmethod
+    def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> Fitted:
+        """Tokenizers and labels from the training records. Raises DataError with file and line."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, options: Mapping[str, Any], folder: Path) -> Fitted:
+        """What `Fitted.save` wrote. Raises CheckpointError."""
+
+
+class Fitted(ABC):
+    """A task that knows its tokenizers and labels."""
+
+    task: Task
+
+    @abstractmethod
+    def complete(self, spec: ModelSpec) -> ModelSpec:
+        """The model with the sizes that the data decide: vocabularies, the encoder's too."""
+
+    @abstractmethod
+    def build(self, spec: ModelSpec, *, seed: int | None = None) -> nn.Module:
+        """A fresh model: `forward(ids, layout, **inputs)` gives an output with `.logits` and `.losses`."""
+
+    @abstractmethod
+    def example(self, record: Record) -> Example:
+        """Raises DataError with file and line where a label is unknown or a text is empty."""
+
+    @abstractmethod
+    def batch(self, examples: Sequence[Example], device: torch.device, *, scored: int | None = None) -> MicroBatch:
+        """Padded rows. `scored` is the number of scored targets of the whole step; None: this is all of it."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, records: Sequence[Record]) -> list[Prediction]:
+        """In the order of the records, which need the columns `asked` alone."""
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
+        """The task's metrics."""
+
+    @abstractmethod
+    def baseline(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, Scores]:
+        """Simple answers to hold a model against, by name: the majority, the first sentences, word overlap."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Everything but the weights, as plain data: no code, no pickle."""
