@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
+
+import numpy as np
 
 from attentune.data.records import Record
 from attentune.errors import DataError
@@ -54,3 +56,20 @@ def _rows(path: str, names: tuple[str, ...]) -> Iterator[Record]:
                 missing = next(name for name in names if name not in keys)
                 raise DataError(f"{path} has no column {missing!r}")
             yield Record(dict(zip(keys, row)), f"{path}, line {rows.line_num}")
+
+
+def drawn_apart(task: Task, records: Sequence[Record], share: float, *, seed: int) -> tuple[list[Record], list[Record]]:
+    """Records to train on, and a share of them to validate with."""
+    order = np.random.default_rng(seed).permutation(len(records))
+    cut = max(1, round(share * len(records)))
+    held = set(order[:cut].tolist())
+    return [r for n, r in enumerate(records) if n not in held], [r for n, r in enumerate(records) if n in held]
+
+
+def repeated(task: Task, train: Sequence[Record], others: Sequence[Record]) -> list[int]:
+    """The places of the training records whose texts stand among the others."""
+    def key(record: Record) -> str:
+        return " | ".join(" ".join(str(record[name]).split()).casefold() for name in task.asked)
+
+    there = {key(record) for record in others}
+    return [place for place, record in enumerate(train) if key(record) in there]
