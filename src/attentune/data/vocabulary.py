@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,8 +65,17 @@ def checked_ids(ids: Sequence[int] | NDArray[np.integer[Any]], vocab_size: int) 
     return array
 
 
-def save_library_tokenizer(folder: Path, tokenizer: LibraryTokenizer, *, name: str, end_of_text: bool) -> None:
+def save_library_tokenizer(
+    folder: Path,
+    tokenizer: LibraryTokenizer,
+    *,
+    name: str,
+    end_of_text: bool = False,
+    special: Mapping[str, str] | None = None,
+) -> None:
     """Writes both files, `tokenizer.json` last: where it stands, the other does.
+
+    `special` are special tokens by their Hugging Face names, such as `pad_token`, for other programs to know.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -75,6 +84,7 @@ def save_library_tokenizer(folder: Path, tokenizer: LibraryTokenizer, *, name: s
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "attentune_tokenizer": name,
+        **(special or {}),
     }
     if end_of_text:
         config["eos_token"] = END_OF_TEXT
