@@ -95,7 +95,7 @@ class TaskReport:
 
     def pictures(self) -> dict[str, bytes]:
         """PNG files by name: the learning curve, and of labels the confusions."""
-        found = {"curve.png": learning_curve(self.curve, self.main)}
+        found = {"curve.png": learning_curve(self.curve, self.main)} if self.curve else {}
         confusion, labels = self.scores.details.get("confusion"), self.scores.details.get("labels")
         if confusion is not None and labels is not None and len(labels) <= CROWDED:
             found["confusion.png"] = confusion_picture(confusion, labels)

@@ -108,7 +108,7 @@ def save_task_model(
     return target
 
 
-def load_task_model(folder: str | Path, *, device: torch.device | str = "cpu") -> TaskModel:
+def load(folder: str | Path, *, device: torch.device | str = "cpu") -> TaskModel:
     """The model in `folder` with its task, in evaluation mode.
 
     Raises:
@@ -137,7 +137,3 @@ def load_task_model(folder: str | Path, *, device: torch.device | str = "cpu") -
     fill_weights(model, tensors, weights)
     return TaskModel(model.to(device).eval(), fitted, config, place)
 
-
-def holds_task(folder: str | Path) -> bool:
-    """Whether the model in `folder` is one of a task. Raises CheckpointError where it holds none at all."""
-    return isinstance(read_config(Path(folder)).get("task"), dict)

@@ -9,13 +9,16 @@ from itertools import islice
 
 import numpy as np
 
+from attentune.data.files import Progress
 from attentune.data.records import Record
 from attentune.errors import DataError
 from attentune.spec.run import DataSpec
 from attentune.tasks.task import Task
 
 
-def stream(task: Task, path: str, data: DataSpec, *, answers: bool, skip: int = 0) -> Iterator[Record]:
+def stream(
+    task: Task, path: str, data: DataSpec, *, answers: bool, skip: int = 0, progress: Progress | None = None
+) -> Iterator[Record]:
     """The records of a file after the first `skip`, one at a time; with `answers` those of training."""
     names = task.columns if answers else task.asked
     return islice(_rows(path, names), skip, None)
