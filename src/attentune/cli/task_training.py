@@ -57,9 +57,7 @@ def train_on_task(options: Options, text: str) -> None:
             fitted.example(record)  # refuses unknown labels now, and not after hours
     if options.epochs is not None:
         run = source.for_epochs(run, options.epochs)
-    spec = fitted.complete(
-        model_spec(options.model, vocab_size=1, context=run.context, stack=task.stack)
-    )
+    spec = fitted.complete(model_spec(options.model, vocab_size=1, context=run.context, stack=task.stack))
     runs = [
         _trained(options, fitted, source, parts, spec, run.replace(seed=run.seed + number), device)
         for number in range(options.seeds)

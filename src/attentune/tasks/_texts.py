@@ -103,5 +103,3 @@ def in_batches(rows: Sequence[Int[np.ndarray, "?T"]], tokens: int = PREDICTED_TO
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         for batch in Buckets(lengths, tokens).passed(0):
             yield batch.tolist()
-
-

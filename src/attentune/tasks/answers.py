@@ -64,7 +64,9 @@ class Rows:
             writer.writeheader()
         for row in rows:
             if odd := sorted(row.keys() - set(self.header or ())):
-                raise DataError(f"a row has a column {odd[0]!r} that the first has not; write JSON lines (--format jsonl)")
+                raise DataError(
+                    f"a row has a column {odd[0]!r} that the first has not; write JSON lines (--format jsonl)"
+                )
             writer.writerow({name: _cell(value) for name, value in row.items()})
         return held.getvalue()
 
@@ -83,9 +85,7 @@ class AnswerFile:
         StorageError: it cannot be written, or what stands there is of another model or input.
     """
 
-    def __init__(
-        self, output: str | Path, identity: Mapping[str, Any], *, format: Format, resume: bool = True
-    ) -> None:
+    def __init__(self, output: str | Path, identity: Mapping[str, Any], *, format: Format, resume: bool = True) -> None:
         self.output = Path(output)
         self.partial = self.output.with_name(f"{self.output.name}.partial")
         self.state = self.output.with_name(f"{self.output.name}.partial.json")

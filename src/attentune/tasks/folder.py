@@ -53,9 +53,7 @@ class TaskModel:
         records = [self._record(one, number) for number, one in enumerate(inputs, start=1)]
         return [answer for block in self.predict_blocks(records) for _, answer in block]
 
-    def predict_blocks(
-        self, records: Iterable[Record], size: int = BLOCK
-    ) -> Iterator[list[tuple[Record, Prediction]]]:
+    def predict_blocks(self, records: Iterable[Record], size: int = BLOCK) -> Iterator[list[tuple[Record, Prediction]]]:
         """Records with what the model says of them, `size` at a time: no more than that is held."""
         waiting = iter(records)
         while block := list(islice(waiting, size)):
@@ -136,4 +134,3 @@ def load(folder: str | Path, *, device: torch.device | str = "cpu") -> TaskModel
         raise CheckpointError(f"{weights} is damaged: {error}") from None
     fill_weights(model, tensors, weights)
     return TaskModel(model.to(device).eval(), fitted, config, place)
-

@@ -45,7 +45,9 @@ def _rows(path: str, names: tuple[str, ...]) -> Iterator[Record]:
             for n, line in enumerate([*file, "\n"], 1):
                 if not line.strip():
                     if held:
-                        yield Record({"tokens": [a for a, _ in held], "tags": [b for _, b in held]}, f"{path}, line {begin}")
+                        yield Record(
+                            {"tokens": [a for a, _ in held], "tags": [b for _, b in held]}, f"{path}, line {begin}"
+                        )
                     held, begin = [], n + 1
                 else:
                     held.append(line.split()[:2])
@@ -71,6 +73,7 @@ def drawn_apart(task: Task, records: Sequence[Record], share: float, *, seed: in
 
 def repeated(task: Task, train: Sequence[Record], others: Sequence[Record]) -> list[int]:
     """The places of the training records whose texts stand among the others."""
+
     def key(record: Record) -> str:
         return " | ".join(" ".join(str(record[name]).split()).casefold() for name in task.asked)
 
