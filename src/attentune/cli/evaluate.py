@@ -78,7 +78,7 @@ class Options(CommandOptions):
     column: str | None = None  # of JSONL, CSV and Parquet
     encoding: str | None = None  # None detects it
     header: Literal["auto", "yes", "no"] = "auto"  # of a task's records: whether the first line names the columns
-    format: Literal["csv", "tsv", "jsonl", "parquet", "conll", "squad", "lines"] | None = None  # of records; by ending
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "lines", "conll"] | None = None  # of records; by ending
     validation: Annotated[float, Field(gt=0, lt=1)] | None = None  # only the last share, as training holds it out
     unknown: Literal["error", "skip"] = "error"  # characters that the model's tokenizer does not know
     context: Count | None = None  # tokens of a window; None is what the model was made for

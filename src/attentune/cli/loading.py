@@ -29,11 +29,11 @@ def load(folder: Path, *, device: str, plugin: Path | None) -> tuple[Decoder, To
     if plugin is not None:
         load_plugin(plugin, registry)
     loaded = load_model(model_folder(folder))
-    return loaded.model.to(pick_device(device)).eval(), load_tokenizer(loaded.tokenizer_folder)
+    return loaded.decoder.to(pick_device(device)).eval(), load_tokenizer(loaded.tokenizer_folder)
 
 
 def is_of_task(folder: Path) -> bool:
-    """Whether the model in `folder` is one of a task, and not of language. Raises CheckpointError where there is none."""
+    """Whether the model in `folder` is one of a task, not of language. Raises CheckpointError where there is none."""
     return isinstance(read_config(model_folder(folder)).get("task"), dict)
 
 

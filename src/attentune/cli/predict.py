@@ -34,7 +34,7 @@ class Options(CommandOptions):
     bare: bool = False  # write the predictions alone, without the columns of the input
     encoding: str | None = None  # of the input; None detects it
     header: Literal["auto", "yes", "no"] = "auto"  # whether the input's first line names its columns
-    input_format: Literal["csv", "tsv", "jsonl", "parquet", "conll", "squad", "lines"] | None = None  # None: by ending
+    input_format: Literal["csv", "tsv", "jsonl", "json", "parquet", "lines", "conll"] | None = None  # None: by ending
     block: Count = 1024  # records that are predicted and written together
     restart: bool = False  # throw away what an interrupted run has written
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one

@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
-from attentune.kernels.layout import without_padding
+from attentune.kernels.layout import LayoutKind, without_padding
 from attentune.kernels.visible_share import visible_share
 from attentune.shapes import Tensor
 from attentune.spec.positions import Positions
@@ -48,6 +48,8 @@ class Flex:
             for slot in ("head_mix", "selector")
             if (value := getattr(spec, slot)) is not None
         ]
+        if request.layout is LayoutKind.TREE:
+            reasons.append(Reason("layout=tree", "which keys a query sees is not told by positions alone"))
         if request.dropout:
             reasons.append(Reason("dropout", "the kernel has none"))
         reasons += [

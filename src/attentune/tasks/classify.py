@@ -68,6 +68,10 @@ class Classify(Task):
     def asked(self) -> tuple[str, ...]:
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
+    @property
+    def drawn_by(self) -> str | None:
+        return None if self.several else self.label
+
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> FittedClassify:
         counts: Counter[str] = Counter()
         for record in records:

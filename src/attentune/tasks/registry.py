@@ -23,10 +23,12 @@ def known_tasks() -> dict[str, type[Task]]:
         if file.name.startswith("_"):
             continue
         module = importlib.import_module(f"{attentune.tasks.__name__}.{file.name}")
-        for value in vars(module).values():
-            if isclass(value) and issubclass(value, Task) and not isabstract(value):
-                if value.__module__ == module.__name__ and value.model_fields["kind"].default == file.name:
-                    found[file.name] = value
+        own = [
+            value
+            for value in vars(module).values()
+            if isclass(value) and issubclass(value, Task) and not isabstract(value)
+        ]
+        found |= {file.name: value for value in own if value.model_fields["kind"].default == file.name}
     return dict(sorted(found.items()))
 
 
