@@ -1,4 +1,4 @@
-"""`attentune train`: one model from one file of settings."""
+"""`attentune train`: one model from one file of settings: a language model, or a model of a task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ EXAMPLES = """
     attentune train --config configs/shakespeare.toml --data shakespeare.txt --out runs/shakespeare
     attentune train --data book.txt --steps 500 --model.layers "heads=4/2, position=alibi, mask=causal"
     attentune train --config configs/shakespeare.toml --optimizer.name muon --optimizer.learning-rate 5e-3 --json
+    attentune train --task "classify(text=review, label=stars)" --data train.csv --epochs 10 --out runs/stars
+    attentune train --config configs/sst2.toml --data train.tsv --validation-path dev.tsv --test-path test.tsv
+    attentune train --config configs/sst2.toml --data train.tsv --seeds 3 --out runs/three
 """
+CAUSAL = ("heads=4, position=rotary, mask=causal",)
+WHOLE = ("heads=4, position=rotary, mask=full",)
 Size = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -41,12 +46,24 @@ class HaltingOptions(Frozen):
         return self
 
 
+class EncoderOptions(Frozen):
+    """The encoder beside a decoder: what it does not say is as in the decoder."""
+
+    depth: Size | None = None  # layers; None: as many as the decoder
+    layers: tuple[str, ...] = WHOLE  # attentions, repeated over the depth
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_layer_is_a_pattern(cls, layers: object) -> object:
+        return (layers,) if isinstance(layers, str) else layers
+
+
 class ModelOptions(Frozen):
-    """The model; the text decides its vocabulary, the run its context."""
+    """The model; the data decide its vocabulary, the run its context."""
 
     width: Size = 128  # numbers of a token
     depth: Size = 4  # layers
-    layers: tuple[str, ...] = ("heads=4, position=rotary, mask=causal",)  # attentions, repeated over the depth
+    layers: tuple[str, ...] = CAUSAL  # attentions, repeated over the depth; where left out, an encoder's see all
     feed_forward: FeedForwardOptions = FeedForwardOptions()
     position: Literal["none", "sinusoidal", "learned"] = "none"  # what is added to the embeddings
     norm: Literal["layer", "rms", "batch"] = "layer"
@@ -63,8 +80,9 @@ class ModelOptions(Frozen):
     attention_dropout: Probability = 0.0
     logit_factor: Annotated[float, Field(gt=0)] | None = None  # of all logits; None: 1, 1/sqrt(width) where scaled
     logit_soft_cap: Annotated[float, Field(gt=0)] | None = None
-    share: tuple[Literal["position"], ...] = ()  # slots whose parameters all layers have in common
+    share: tuple[Literal["position", "embedding"], ...] = ()  # what all layers, or encoder and decoder, have in common
     halting: HaltingOptions = HaltingOptions()
+    encoder: EncoderOptions = EncoderOptions()  # of tasks from sequence to sequence
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -75,11 +93,24 @@ class ModelOptions(Frozen):
 class Options(CommandOptions, RunSpec):
     """Train one model. The same command goes on where it was interrupted, to the same losses.
 
+    Without --task a language model of the text of --data. With it a model of that task, from the records of --data:
+    `classify(text=COLUMN, label=COLUMN)` learns labels, `tag()` names in sentences; `attentune tasks` lists them all
+    with their options. Columns of a file without a header go by their numbers, `classify(text=1, label=2)`. The
+    weights that do best on the validation records are kept, and measured on those of --test-path beside simple
+    baselines. The folder then holds model/, result.json, report.md and pictures.
+
     Keys of the TOML file are the options without dashes: `steps = 500`, `[optimizer] learning_rate = 1e-3`,
     `[model] width = 128`.
     """
 
     config: Path | None = None  # TOML file whose settings the options override
+    task: str | None = None  # "classify(text=review, label=stars)"; None: a language model
+    validation_path: str | None = None  # records to choose the best weights by; None: drawn, the share data.validation
+    test_path: str | None = None  # records to measure by at the end
+    epochs: Annotated[float, Field(gt=0)] | None = None  # passes over the records; they then decide `steps`
+    seeds: Size = 1  # trainings from scratch, the first with `seed`, each next one with one more
+    drop_duplicates: bool = False  # leave training records out whose text stands in validation or test
+    baselines: bool = True  # measure simple answers too, on the test records
     out: Path = Path("runs/train")  # folder of checkpoints, logs and, at the end, the model
     model: ModelOptions = ModelOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one

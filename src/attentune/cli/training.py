@@ -12,7 +12,8 @@ from torch import nn
 
 from attentune.cli.console import activity, known_prompt, print_json
 from attentune.cli.loading import pick_device
-from attentune.cli.train import ModelOptions, Options
+from attentune.cli.train import CAUSAL, WHOLE, EncoderOptions, ModelOptions, Options
+from attentune.cli.words import UsageError
 from attentune.data.corpus import Corpus, load_corpus
 from attentune.evaluation.cost import parameter_count
 from attentune.mechanisms import load_plugin, registry
@@ -22,11 +23,13 @@ from attentune.models.storage import atomic_write
 from attentune.spec.codec import model_from_data
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec, RunSpec
+from attentune.tasks.task import Stack
 from attentune.training.loop import train
 from attentune.training.result import TrainResult
 from attentune.training.trackers import JsonlTracker, TensorBoardTracker
 
 PROMPT_TOKENS = 64  # in which a word is looked for
+LOOKING = ("heads=4, position=rotary, mask=causal, cross=attention(heads=4)",)
 
 
 def train_and_save(options: Options) -> None:
@@ -68,12 +71,29 @@ def read_corpus(data: DataSpec, *, context: int) -> Corpus:
         return load_corpus(data, context=context, progress=lambda stage, done, total: report(done, total, stage))
 
 
-def model_spec(options: ModelOptions, *, vocab_size: int, context: int) -> ModelSpec:
-    """The model that `options` describe, for a vocabulary and a context."""
+def model_spec(options: ModelOptions, *, vocab_size: int, context: int, stack: Stack = "decoder") -> ModelSpec:
+    """The model that `options` describe, for a vocabulary and a context.
+
+    Layers that were left out are causal in a decoder, see everything in an encoder, and look at the encoder in a
+    decoder beside one.
+    """
     fields = {**options.model_dump(), "vocab_size": vocab_size, "context": context}
     if options.halting.weight is None:
         fields["halting"] = None
-    return model_from_data(fields, registry)
+    encoder = fields.pop("encoder")
+    if options.layers == CAUSAL:
+        fields["layers"] = {"decoder": CAUSAL, "encoder": WHOLE, "encoder-decoder": LOOKING}[stack]
+    if stack != "encoder-decoder":
+        if options.encoder != EncoderOptions():
+            raise UsageError("model.encoder is for tasks from sequence to sequence; this model has no second stack")
+        if "embedding" in options.share:
+            raise UsageError("share=embedding is for an encoder and its decoder; this model has no second stack")
+        return model_from_data(fields, registry)
+    own = {**fields, "depth": encoder["depth"] or options.depth, "layers": encoder["layers"]}
+    own["share"] = [name for name in options.share if name != "embedding"]
+    fields["share"] = own["share"]
+    whole = model_from_data(fields, registry).replace(encoder=model_from_data(own, registry))
+    return whole.replace(share=options.share)
 
 
 def _summary(out: Path, folder: Path, model: nn.Module, corpus: Corpus, result: TrainResult) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class MicroBatch:
     step's scored targets that are in it, so that the shares' weighted sum of mean losses is the mean loss of the whole
     batch. `scored` [N] names the scored places of the flattened targets where they are few, so that the loss is
     computed for them alone. `inputs` is what the model is called with beside ids and layout: the tokens of a source.
+    `class_weights` [C] multiply the loss of targets of each class (of a label that holds, where several may); they are
+    about 1 on average, and the sum is still divided by the number of targets.
     """
 
     ids: Tensor
@@ -49,6 +51,7 @@ class MicroBatch:
     share: float
     scored: Tensor | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    class_weights: Tensor | None = None
 
 
 def training_batch(

@@ -85,7 +85,7 @@ def load_model(folder: str | Path) -> LoadedModel:
     """
     place = Path(folder)
     settle(place)
-    config = _config(place)
+    config = read_config(place)
     weights = place / WEIGHTS
     if not weights.is_file():
         raise CheckpointError(f"{place} is incomplete: {WEIGHTS} is missing")
@@ -101,7 +101,7 @@ def load_model(folder: str | Path) -> LoadedModel:
         tensors = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} is damaged: {error}") from None
-    _fill(model, tensors, weights)
+    fill_weights(model, tensors, weights)
     return LoadedModel(model.eval(), place, config)
 
 
@@ -112,7 +112,7 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _fill(model: Decoder, tensors: dict[str, torch.Tensor], source: Path) -> None:
+def fill_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
     own = weights_of(model)
     for name in sorted(own.keys() ^ tensors.keys()):
         raise CheckpointError(
@@ -131,7 +131,7 @@ def _fill(model: Decoder, tensors: dict[str, torch.Tensor], source: Path) -> Non
         tensor.copy_(tensors[name])
 
 
-def _config(place: Path) -> dict[str, Any]:
+def read_config(place: Path) -> dict[str, Any]:
     if not place.is_dir():
         raise CheckpointError(
             f"no model at {place}: {'it is a file, not' if place.exists() else 'there is no such'} folder"

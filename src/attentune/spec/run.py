@@ -64,8 +64,9 @@ class DataSpec(Frozen):
     path: str | None = None  # file or folder; None is the built-in text
     column: str | None = None  # of JSONL, CSV and Parquet
     encoding: str | None = None  # None detects it
-    tokenizer: Literal["byte", "char", "bpe"] = "char"
-    vocab_size: int = Field(default=4096, ge=257)  # bpe only
+    tokenizer: Literal["byte", "char", "bpe", "word"] = "char"  # word: of tasks only
+    vocab_size: int = Field(default=4096, ge=257)  # of bpe; of tasks also the most words or characters that are known
+    lowercase: bool = False  # of tasks only
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # the last share of the text
     isolate_documents: bool = False  # packed rows: no attention from one document to another
 

@@ -43,6 +43,34 @@ def split(text: str, slots: tuple[str, ...]) -> dict[str, ast.expr]:
     return found
 
 
+def read_call(text: str, what: str, *, example: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a `what` in its text form: `name`, or `name(option=value, ...)`.
+
+    Values are numbers, texts, `true`, `false`, `none`, or names, which are read as texts.
+
+    Raises:
+        SpecError: `text` is none of these; `example` is shown then.
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise SpecError(f"cannot read {what} {text!r}: write a name, or a name with options: {example}") from None
+    call = node if isinstance(node, ast.Call) else None
+    name = call.func if call is not None else node
+    if not isinstance(name, ast.Name | ast.BinOp):
+        raise SpecError(f"cannot read {what} {text!r}: write a name, or a name with options: {example}")
+    options: dict[str, Any] = {}
+    if call is not None:
+        if call.args:
+            raise SpecError(f"{what} {text!r}: say which option {ast.unparse(call.args[0])} is, as in {example}")
+        for keyword in call.keywords:
+            if keyword.arg is None or keyword.arg in options:
+                raise SpecError(f"{what} {text!r}: option {keyword.arg!r} is given twice")
+            value = _literal(f"{what} option {keyword.arg}", keyword.value)
+            options[keyword.arg] = tuple(value) if isinstance(value, list) else value
+    return _name(what, name), options
+
+
 def parse_slot(slot: str, node: ast.expr, registry: Registry) -> Any:
     """The value, or tuple of values, that `node` writes for `slot`; `none` is None or the empty tuple."""
     named = isinstance(node, ast.Name) and node.id.lower() == "none"

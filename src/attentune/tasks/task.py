@@ -83,6 +83,7 @@ class Task(Frozen, ABC):
 
     kind: str
     stack: ClassVar[Stack]
+    chosen_by: ClassVar[Literal["score", "loss"]] = "score"  # what on the validation records makes an epoch the best
 
     @property
     @abstractmethod

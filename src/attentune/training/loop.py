@@ -158,12 +158,25 @@ def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0
     if part.share == 0.0:
         return logits.sum() * 0.0
     if part.targets.is_floating_point():  # several labels may hold at once
-        each = F.binary_cross_entropy_with_logits(logits, smoothed(part.targets, label_smoothing))
+        each = F.binary_cross_entropy_with_logits(
+            logits, smoothed(part.targets, label_smoothing), pos_weight=part.class_weights
+        )
         return each if part.share == 1.0 else each * part.share
     flat, targets = logits.flatten(0, -2), part.targets.flatten()
     if part.scored is not None:
         flat, targets = flat.index_select(0, part.scored), targets.index_select(0, part.scored)
-    loss = F.cross_entropy(flat, targets, ignore_index=IGNORED, label_smoothing=label_smoothing)
+    if part.class_weights is None:
+        loss = F.cross_entropy(flat, targets, ignore_index=IGNORED, label_smoothing=label_smoothing)
+    else:
+        summed = F.cross_entropy(
+            flat,
+            targets,
+            weight=part.class_weights,
+            ignore_index=IGNORED,
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
+        loss = summed / (targets != IGNORED).sum()
     return loss if part.share == 1.0 else loss * part.share
 
 

@@ -25,7 +25,7 @@ from attentune.training.optimizers import build_optimizer
 from attentune.training.reporting import peak_bytes
 from attentune.training.result import Evaluation, TrainResult
 from attentune.training.schedules import learning_rate_share
-from attentune.training.source import Source
+from attentune.training.source import Remembering, Source
 from attentune.training.state import Snapshot, load_latest, load_tensors, require_same, save_snapshot
 from attentune.training.watch import StepWatch
 
@@ -50,6 +50,8 @@ class Session:
         self._data: StepData | None = None  # of the step under way, for the diagnosis
         self._earlier_seconds = 0.0
         self._begun = time.perf_counter()
+        if isinstance(source, Remembering):
+            source.remember({}, {})
 
     def begin(self, data: StepData) -> StepData:
         """A step begins with `data`; where it is fresh, memory is emptied."""
@@ -104,16 +106,19 @@ class Session:
         if not all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()):
             self._broken(self.step, "weights")
         memory, plain = take_apart(self._states if self.has_memory else [])
+        kept, told = self.source.remembered() if isinstance(self.source, Remembering) else ({}, {})
         run_tensors = {
             "losses": torch.tensor(self.watch.losses, dtype=torch.float64),
             "norms": torch.tensor(self.watch.norms, dtype=torch.float64),
             **{f"random.{name}": tensor for name, tensor in random_tensors(self.device).items()},
             **{f"memory.{name}": tensor.clone() for name, tensor in memory.items()},
+            **{f"kept.{name}": tensor for name, tensor in kept.items()},
         }
         progress = {
             "step": self.step,
             "identity": self.identity(),
             "memory": plain,
+            "kept": told,
             "evaluations": [asdict(e) for e in self.evaluations],
             "diagnostics": [asdict(d) for d in self.diagnostics],
             "final": asdict(self.final) if self.final else None,
@@ -155,6 +160,9 @@ class Session:
         if self.has_memory:
             memory = {n.removeprefix("memory."): t for n, t in stored.items() if n.startswith("memory.")}
             self._states = put_together(self._memory_template(), memory, progress["memory"])
+        if isinstance(self.source, Remembering):
+            kept = {n.removeprefix("kept."): t for n, t in stored.items() if n.startswith("kept.")}
+            self.source.remember(kept, progress["kept"])
         set_random({n.removeprefix("random."): t for n, t in stored.items() if n.startswith("random.")}, self.device)
 
     def result(self) -> TrainResult:

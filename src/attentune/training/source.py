@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, final, runtime_checkable
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attentune.data.corpus import Corpus
 from attentune.evaluation.language import LanguageScore, evaluate_language, language_loss
@@ -29,6 +29,20 @@ class Source(Protocol):
 
         `last` asks for everything that was held out.
         """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A source that keeps something of what it has measured, such as the best weights so far.
+
+    It stands in every checkpoint, so that a run that was killed and goes on ends with the same.
+    """
+
+    def remembered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name, and plain data."""
+
+    def remember(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Takes back what `remembered` gave; nothing at all is how a run begins."""
 
 
 @final

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from typing import final
+from dataclasses import asdict, dataclass
+from typing import Any, final
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attentune.data.batches import IGNORED, MicroBatch
@@ -17,16 +19,35 @@ from attentune.data.bucketing import Buckets
 from attentune.data.records import Record
 from attentune.errors import DataError
 from attentune.evaluation.language import LanguageScore
+from attentune.models.checkpoint import weights_of
 from attentune.spec.run import RunSpec
 from attentune.tasks.task import Example, Fitted
 from attentune.training.feed import Feed, StepData
+from attentune.training.state import load_tensors
+
+EVALUATE_EVERY = RunSpec.model_fields["evaluate_every"].default
+CHECKPOINT_EVERY = RunSpec.model_fields["checkpoint_every"].default
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the validation records said after `step` steps: the loss in nats, the task's figures where it has them.
+
+    `value` is what the best weights are chosen by: higher is better.
+    """
+
+    step: int
+    loss: float
+    value: float
+    scores: dict[str, float]
 
 
 @final
 class TaskSource:
     """`train` in batches of `run.batch` x `run.context` tokens, measured on `validation`.
 
-    A step's rows are of like length, as many as the tokens allow; all are seen once in a pass.
+    A step's rows are of like length, as many as the tokens allow; all are seen once in a pass. The weights that did
+    best on the validation records are kept, in checkpoints too: `take_best` puts them into the model.
     """
 
     def __init__(self, fitted: Fitted, train: Sequence[Record], validation: Sequence[Record]) -> None:
@@ -34,7 +55,12 @@ class TaskSource:
             raise DataError("a task needs records to train on and records to be measured by")
         self.fitted = fitted
         self.train, self.validation = ([fitted.example(one) for one in part] for part in (train, validation))
+        self.curve: list[Measured] = []
+        self.best: Measured | None = None
+        self._best_weights: dict[str, Tensor] = {}
+        self._records = list(validation)
         self._lengths = np.array([one.length for one in self.train], dtype=np.int64)
+        self._steps = 0
 
     @property
     def fingerprint(self) -> str:
@@ -52,12 +78,24 @@ class TaskSource:
         """The batches of a pass over the training records."""
         return Buckets(self._lengths, run.tokens_per_step, run.seed)
 
+    def for_epochs(self, run: RunSpec, epochs: float) -> RunSpec:
+        """`run` with the steps of that many passes over the records, measured and kept after each.
+
+        Where `evaluate_every` or `checkpoint_every` are not their defaults, they stay.
+        """
+        each = self.buckets(run).per_pass
+        steps = max(1, round(each * epochs))
+        measured = each if run.evaluate_every == EVALUATE_EVERY else run.evaluate_every
+        kept = each if run.checkpoint_every == CHECKPOINT_EVERY else run.checkpoint_every
+        return run.replace(steps=steps, evaluate_every=measured, checkpoint_every=kept)
+
     def feed(self, run: RunSpec, *, has_memory: bool, device: torch.device) -> Feed:
         """Rows are independent: a model with memory starts anew with each."""
         del has_memory
         buckets = self.buckets(run)
 
         def at(step: int) -> StepData:
+            self._steps = step + 1
             rows = [self.train[row] for row in buckets.batch(step)]
             scored = sum(_scored(example) for example in rows)
             each = -(-len(rows) // run.accumulate)
@@ -67,9 +105,43 @@ class TaskSource:
         return at
 
     def evaluate(self, model: nn.Module, run: RunSpec, *, last: bool) -> tuple[float, LanguageScore | None]:
-        """The mean loss of a scored target of the validation records in nats, without label smoothing."""
+        """The mean loss of a scored target of the validation records in nats, without label smoothing.
+
+        Where the task is chosen by its score, the records are also predicted and scored. The best weights are kept.
+        """
         del last
-        return mean_loss(model, self.fitted, self.validation, tokens=4 * run.tokens_per_step), None
+        loss = mean_loss(model, self.fitted, self.validation, tokens=4 * run.tokens_per_step)
+        value, scores = -loss, {}
+        if self.fitted.task.chosen_by == "score":
+            found = self.fitted.score(self.fitted.predict(model, self._records), self._records)
+            value, scores = found.value, dict(found.values)
+        measured = Measured(self._steps, loss, value, scores)
+        self.curve.append(measured)
+        if math.isfinite(loss) and (self.best is None or _better(measured, self.best)):
+            self.best = measured
+            self._best_weights = {name: tensor.detach().clone() for name, tensor in weights_of(model).items()}
+        return loss, None
+
+    def take_best(self, model: nn.Module) -> Measured | None:
+        """Puts the weights that did best into `model`, and says how good they were; None where none were measured."""
+        if self.best is not None:
+            load_tensors(model, self._best_weights)
+        return self.best
+
+    def remembered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        best = None if self.best is None else asdict(self.best)
+        return self._best_weights, {"curve": [asdict(one) for one in self.curve], "best": best}
+
+    def remember(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        self.curve = [Measured(**one) for one in plain.get("curve", [])]
+        best = plain.get("best")
+        self.best = None if best is None else Measured(**best)
+        self._best_weights = dict(tensors)
+
+
+def _better(one: Measured, other: Measured) -> bool:
+    """A greater value, or as great a one with less loss."""
+    return (one.value, -one.loss) > (other.value, -other.loss)
 
 
 @torch.inference_mode()
@@ -88,7 +160,7 @@ def mean_loss(model: nn.Module, fitted: Fitted, examples: Sequence[Example], *, 
     return total / max(count, 1)
 
 
-def summed_loss(logits: torch.Tensor, part: MicroBatch) -> torch.Tensor:
+def summed_loss(logits: Tensor, part: MicroBatch) -> Tensor:
     """The loss of all scored targets together: of classes, or of labels that hold or not where targets are floats."""
     if part.targets.is_floating_point():
         return F.binary_cross_entropy_with_logits(logits.float(), part.targets, reduction="sum")

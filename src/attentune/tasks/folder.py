@@ -1,0 +1,143 @@
+"""A model of a task as a folder: weights, `config.json` with the model's spec and the task, tokenizers and labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from attentune.data.records import Record
+from attentune.errors import CheckpointError, DataError, SpecError
+from attentune.mechanisms import registry
+from attentune.models.checkpoint import (
+    CONFIG,
+    FORMAT,
+    VERSION,
+    WEIGHTS,
+    fill_weights,
+    read_config,
+    signature_of,
+    weights_of,
+)
+from attentune.models.storage import atomic_folder, settle
+from attentune.spec.codec import model_from_data, to_data
+from attentune.tasks.registry import task_named
+from attentune.tasks.task import Fitted, Prediction, Scores
+
+BLOCK = 1024  # records that are predicted together
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """A trained model with its task: what `attentune.load(folder)` gives."""
+
+    model: nn.Module
+    fitted: Fitted
+    config: Mapping[str, Any]
+    folder: Path
+
+    def predict(self, inputs: Sequence[Any]) -> list[Prediction]:
+        """What the model says of each input: a mapping by column, or, where the task asks for one column, its value.
+
+        Raises:
+            DataError: a column is missing; `input 3` is the third.
+        """
+        records = [self._record(one, number) for number, one in enumerate(inputs, start=1)]
+        return [answer for block in self.predict_blocks(records) for _, answer in block]
+
+    def predict_blocks(
+        self, records: Iterable[Record], size: int = BLOCK
+    ) -> Iterator[list[tuple[Record, Prediction]]]:
+        """Records with what the model says of them, `size` at a time: no more than that is held."""
+        waiting = iter(records)
+        while block := list(islice(waiting, size)):
+            answers = self.fitted.predict(self.model, block)
+            yield list(zip(block, answers, strict=True))
+
+    def score(self, records: Sequence[Record]) -> Scores:
+        """The task's metrics on records that hold the answers."""
+        return self.fitted.score(self.fitted.predict(self.model, records), records)
+
+    def _record(self, given: Any, number: int) -> Record:
+        asked = self.fitted.task.asked
+        if isinstance(given, Record):
+            return given
+        if not isinstance(given, Mapping):
+            if len(asked) != 1:
+                raise DataError(f"input {number} needs the columns {', '.join(asked)}: give a mapping")
+            given = {asked[0]: given}
+        missing = [column for column in asked if column not in given]
+        if missing:
+            raise DataError(f"input {number} has no {missing[0]!r}; the task needs {', '.join(asked)}")
+        return Record(dict(given), f"input {number}")
+
+
+def save_task_model(
+    folder: str | Path, model: nn.Module, spec: Any, fitted: Fitted, *, extra: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the model and its task to `folder`, whole or not at all; what stood there is replaced.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    target = Path(folder)
+    with atomic_folder(target) as new:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
+        save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
+        fitted.save(new)
+        task = fitted.task.model_dump(mode="json")
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "task": {"kind": task.pop("kind"), "options": task},
+            "model": to_data(spec),
+            "layers": [str(layer) for layer in spec.layers],
+            "weights": signature_of(new / WEIGHTS),
+            "torch": torch.__version__,
+            **dict(extra or {}),
+        }
+        (new / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return target
+
+
+def load_task_model(folder: str | Path, *, device: torch.device | str = "cpu") -> TaskModel:
+    """The model in `folder` with its task, in evaluation mode.
+
+    Raises:
+        CheckpointError: the folder is missing, damaged, foreign, of a newer version, or holds a language model.
+    """
+    place = Path(folder)
+    settle(place)
+    config = read_config(place)
+    described = config.get("task")
+    if not isinstance(described, dict):
+        raise CheckpointError(f"{place} holds a language model, not one of a task; see `attentune generate`")
+    weights = place / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{place} is incomplete: {WEIGHTS} is missing")
+    if config.get("weights") != signature_of(weights):
+        raise CheckpointError(f"{weights} is damaged: it is not as it was written; restore it from a copy")
+    try:
+        spec = model_from_data(config.get("model"), registry)
+        fitted = task_named(str(described.get("kind"))).load(dict(described.get("options") or {}), place)
+        model = fitted.build(spec, seed=0)
+        tensors = load_file(weights)
+    except SpecError as error:
+        raise CheckpointError(f"{place / CONFIG} describes no model: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights} is damaged: {error}") from None
+    fill_weights(model, tensors, weights)
+    return TaskModel(model.to(device).eval(), fitted, config, place)
+
+
+def holds_task(folder: str | Path) -> bool:
+    """Whether the model in `folder` is one of a task. Raises CheckpointError where it holds none at all."""
+    return isinstance(read_config(Path(folder)).get("task"), dict)

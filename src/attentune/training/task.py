@@ -1,0 +1,118 @@
+"""Training a task from its records to its figures: what `attentune train --task` does for each seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from attentune.data.records import Record
+from attentune.errors import DataError
+from attentune.spec.model import ModelSpec
+from attentune.spec.run import RunSpec
+from attentune.tasks.task import Fitted, Scores
+from attentune.training.loop import train
+from attentune.training.reporting import Progress
+from attentune.training.result import TrainResult
+from attentune.training.task_source import Measured, TaskSource
+from attentune.training.trackers import Tracker
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The records of a task. `test` may be empty: then the validation records alone are scored."""
+
+    train: Sequence[Record]
+    validation: Sequence[Record]
+    test: Sequence[Record] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation"):
+            if not getattr(self, name):
+                raise DataError(f"there are no records to {'train on' if name == 'train' else 'choose the best by'}")
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """One seed: the model with the weights that did best on the validation records, and what they score."""
+
+    seed: int
+    model: nn.Module
+    result: TrainResult
+    curve: tuple[Measured, ...]
+    best: Measured
+    validation: Scores
+    test: Scores | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds; the standard deviation is None for a single one."""
+
+    mean: float
+    deviation: float | None
+    each: tuple[float, ...] = field(default=())
+
+
+def train_task(
+    fitted: Fitted,
+    source: TaskSource,
+    parts: Parts,
+    spec: ModelSpec,
+    run: RunSpec,
+    *,
+    device: torch.device,
+    folder: Path | None = None,
+    resume: bool = True,
+    trackers: Sequence[Tracker] = (),
+    progress: Progress | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> TaskRun:
+    """Trains a model of `spec` from scratch with `run.seed`, takes its best weights, and scores them.
+
+    Args:
+        fitted: the task with its tokenizers and labels.
+        source: the examples of `parts`.
+        parts: the records.
+        spec: as `fitted.complete` gives it.
+        run: every number of the training.
+        device: where to train.
+        folder: of the checkpoints; the same call goes on from the last of them.
+        resume: False starts over.
+        trackers: told the numbers as they come.
+        progress: see `Progress`.
+        prepare: called with the fresh model, such as to fill in weights from elsewhere.
+
+    Raises:
+        TrainingError, CheckpointError, StorageError: as `train`.
+    """
+    model = fitted.build(spec, seed=run.seed)
+    if prepare is not None:
+        prepare(model)
+    model.to(device)
+    result = train(model, source, run, folder=folder, resume=resume, trackers=trackers, progress=progress)
+    best = source.take_best(model)
+    assert best is not None  # training ends with a measurement
+    return TaskRun(
+        seed=run.seed,
+        model=model,
+        result=result,
+        curve=tuple(source.curve),
+        best=best,
+        validation=fitted.score(fitted.predict(model, parts.validation), parts.validation),
+        test=fitted.score(fitted.predict(model, parts.test), parts.test) if parts.test else None,
+    )
+
+
+def spread(scores: Sequence[Scores]) -> Mapping[str, Spread]:
+    """Each figure over several seeds."""
+    names = [name for name in scores[0].values if all(name in one.values for one in scores)] if scores else []
+    found = {}
+    for name in names:
+        each = tuple(one.values[name] for one in scores)
+        found[name] = Spread(statistics.fmean(each), statistics.stdev(each) if len(each) > 1 else None, each)
+    return found
