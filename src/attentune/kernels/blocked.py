@@ -13,7 +13,7 @@ import torch
 
 from attentune.kernels import native, query_tiles
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
-from attentune.kernels.layout import without_padding
+from attentune.kernels.layout import LayoutKind, without_padding
 from attentune.kernels.lowering import lowered, obstacle
 from attentune.kernels.opaque import announce, run_opaquely
 from attentune.kernels.tile_table import SIZE, tile_table
@@ -45,6 +45,8 @@ class Blocked:
         reasons = []
         if "weights" in request.wanted:
             reasons.append(Reason("wanted=weights", "a matrix of all weights is what this kernel never makes"))
+        if request.layout is LayoutKind.TREE:
+            reasons.append(Reason("layout=tree", "which keys a query sees is not told by positions alone"))
         selector = request.spec.selector
         if selector is not None and not selector.by_query:
             reasons.append(Reason(f"selector={selector.kind}", "does not say that each query chooses by itself"))

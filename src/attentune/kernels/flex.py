@@ -48,6 +48,8 @@ class Flex:
             for slot in ("head_mix", "selector")
             if (value := getattr(spec, slot)) is not None
         ]
+        if request.layout is LayoutKind.TREE:
+            reasons.append(Reason("layout=tree", "which keys a query sees is not told by positions alone"))
         if request.dropout:
             reasons.append(Reason("dropout", "the kernel has none"))
         reasons += [

@@ -23,15 +23,22 @@ class LayoutKind(StrEnum):
     PACKED = "packed"  # several documents in a row
     CACHED = "cached"  # more keys than queries: a cache or a memory
     CROSS = "cross"  # keys of another sequence
+    TREE = "tree"  # texts that branch: a query sees the tokens of its own branch alone, as hypotheses of a beam do
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions of the queries and of the keys. The named constructors are the way to make one."""
+    """Positions of the queries and of the keys. The named constructors are the way to make one.
+
+    `path` is True on the keys of a query's own branch of a tree; `clean` says that padding among the keys holds zeros
+    already, so that nothing need be copied to make it so.
+    """
 
     kind: LayoutKind
     query: Positions
     key: Positions
+    path: Bool[Tensor, "B Q K"] | None = None
+    clean: bool = False
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
@@ -61,9 +68,14 @@ class Layout:
         return Layout(LayoutKind.PACKED, positions, positions)
 
     @staticmethod
-    def cross(query: Positions, key: Positions) -> Layout:
+    def cross(query: Positions, key: Positions, *, clean: bool = False) -> Layout:
         """Queries of one sequence, keys of another."""
-        return Layout(LayoutKind.CROSS, query, key)
+        return Layout(LayoutKind.CROSS, query, key, clean=clean)
+
+    @staticmethod
+    def tree(query: Positions, key: Positions, path: Bool[Tensor, "B Q K"]) -> Layout:
+        """Queries side by side that each end a branch; `path` tells which keys are of it, the query's own included."""
+        return Layout(LayoutKind.TREE, query, key, path=path)
 
     def with_keys(self, key: Positions) -> Layout:
         """The same queries over the keys of a cache or a memory."""
@@ -94,7 +106,11 @@ class Layout:
 
     def visible(self, mask: Mask) -> Bool[Tensor, "B 1 Q K"]:
         """Where `mask` lets a query see a key that is there and of its own document."""
-        return self.once(("visible", mask), lambda: self.joined(mask, self.query.as_queries(), self.key.as_keys()))  # type: ignore[no-any-return]
+        return self.once(("visible", mask), lambda: self._visible(mask))  # type: ignore[no-any-return]
+
+    def _visible(self, mask: Mask) -> Bool[Tensor, "B 1 Q K"]:
+        seen = self.joined(mask, self.query.as_queries(), self.key.as_keys())
+        return seen if self.path is None else seen & self.path[:, None]
 
     def joined(self, mask: Mask, query: Positions, key: Positions) -> Bool[Tensor, "..."]:
         """The same of some of its queries and keys, which broadcast against each other."""
@@ -125,7 +141,7 @@ def without_padding(layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> tuple[Te
 def _padding(layout: Layout, side: Literal["query", "key"]) -> Bool[Tensor, "B 1 T 1"] | None:
     """Where there is padding; None where there is none, as in most packed rows, so that nothing need be copied."""
     valid = getattr(layout, side).valid
-    if valid is None:
+    if valid is None or (side == "key" and layout.clean):
         return None
     # Looking at numbers would break a graph, and make an accelerator wait.
     can_look = valid.device.type == "cpu" and not torch.compiler.is_compiling()

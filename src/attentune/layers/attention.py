@@ -113,6 +113,7 @@ class Attention(nn.Module):
             spec.position.table(self.turned, Positions.arange(1), torch.float32)  # refuses widths that it cannot turn
         self.kernel = "auto"
         self.plans: dict[tuple[LayoutKind, bool, bool, int], Plan] = {}
+        self.asked: dict[tuple[Request, frozenset[str]], Plan] = {}  # for wanted outputs, made when first asked for
         self.bind()
 
     def bind(
@@ -124,15 +125,14 @@ class Attention(nn.Module):
         and predicts on full rows; where only other layouts are beyond it, they are planned by `auto`.
         """
         self.kernel, self.device, self.dtype = kernel, device, dtype
-        self.plans = {}
+        self.plans, self.asked = {}, {}
         own = LayoutKind.CROSS if self.cross else LayoutKind.PLAIN
         for layout in LayoutKind:
             if self.cross != (layout is LayoutKind.CROSS):
                 continue
             for needs_grad in (False, True):
                 for drop in (False, True) if self.dropout else (False,):
-                    first = DECODE if layout is LayoutKind.CACHED else 0
-                    for bucket in range(first, len(BUCKETS) + 1):
+                    for bucket in _buckets(layout):
                         length = BUCKETS[min(bucket, len(BUCKETS) - 1)] * (2 if bucket == len(BUCKETS) else 1)
                         request = Request(
                             spec=self.spec,
@@ -187,7 +187,11 @@ class Attention(nn.Module):
             assert state is not None and state.cross is not None
             entries = dict(state.cross)
         elif state is not None and self.cross:
-            state.cross = dict(entries)  # as projected: what changes keys below is done again at every step
+            # As projected: what changes keys below is done again at every step. Padding holds zeros from here on.
+            valid = layout.key.valid
+            if valid is not None:
+                entries = {name: entry.masked_fill(~valid[:, None, :, None], 0.0) for name, entry in entries.items()}
+            state.cross = dict(entries)
         # normalise q and k
         for score, own in zip(spec.scores, params.get("scores", ()), strict=True):
             if isinstance(score, OperandScore):
@@ -254,14 +258,17 @@ class Attention(nn.Module):
                 "call bind(device=...)"
             )
         bucket = sum(call.q.shape[2] > longest for longest in BUCKETS)
-        if call.q.shape[2] == 1 and call.layout.kind is LayoutKind.CACHED:
+        if call.layout.kind is LayoutKind.TREE or (call.q.shape[2] == 1 and call.layout.kind is LayoutKind.CACHED):
             bucket = DECODE
         bound = self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket]
         if call.wanted == OUTPUT:
             return bound.kernel.run(call)
         if torch.compiler.is_compiling():  # planning reads the spec, which is no part of a graph
             return KERNELS["reference"].run(call)
-        return plan(replace(bound.request, wanted=call.wanted)).kernel.run(call)
+        key = (bound.request, call.wanted)
+        if key not in self.asked:
+            self.asked[key] = plan(replace(bound.request, wanted=call.wanted))
+        return self.asked[key].kernel.run(call)
 
     def check_decoding(self, known: int, added: int, next_position: Callable[[], int]) -> None:
         """Raise where this attention cannot be computed piece by piece, `added` tokens after `known` ones.
@@ -286,3 +293,10 @@ class Attention(nn.Module):
                 f"the mask shows the first {ahead} keys to everyone: "
                 f"the prompt must hold at least {ahead} tokens in each row, got {held}"
             )
+
+
+def _buckets(layout: LayoutKind) -> range:
+    """The buckets of length that a layout is planned for; the branches of a tree grow by a token at a time."""
+    if layout is LayoutKind.TREE:
+        return range(DECODE, DECODE + 1)
+    return range(DECODE if layout is LayoutKind.CACHED else 0, len(BUCKETS) + 1)

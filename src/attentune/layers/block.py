@@ -9,13 +9,15 @@ import torch
 from torch import nn
 from torch.nn.functional import dropout
 
-from attentune.kernels.layout import Layout
+from attentune.kernels.layout import Layout, LayoutKind
 from attentune.layers.attention import OUTPUT, Attention, AttentionOutput, Carry, Values
 from attentune.layers.feed_forward import FeedForward
 from attentune.layers.norm import make_norm
 from attentune.layers.state import LayerState
 from attentune.shapes import Float, Tensor
 from attentune.spec.model import LayerSpec, ModelSpec
+
+CROSS = "cross."  # before the name of a wanted output: that of cross-attention
 
 
 @final
@@ -78,9 +80,16 @@ class Block(nn.Module):
         context_layout: Layout | None = None,
         wanted: frozenset[str] = OUTPUT,
     ) -> tuple[Float[Tensor, "B T E"], AttentionOutput]:
-        """The layer's output, and what its self-attention gave."""
+        """The layer's output, and what its self-attention gave.
+
+        `wanted` outputs are handed back in `extra`, those of cross-attention under names such as `cross.weights`;
+        whoever wants `cross.weights` gets them alone.
+        """
         valid = layout.query.valid
+        own = wanted if wanted == OUTPUT else frozenset(name for name in wanted if not name.startswith(CROSS))
+        across = wanted if wanted == OUTPUT else frozenset(name.removeprefix(CROSS) for name in wanted)
         given: AttentionOutput | None = None
+        looked: AttentionOutput | None = None
 
         def attend(h: Tensor) -> Tensor:
             nonlocal given
@@ -91,7 +100,7 @@ class Block(nn.Module):
             if state is not None and state.memory is not None and memory is not None:
                 source = torch.cat([state.memory, h], 1)
                 state.memory = memory.keep(source)
-            given = self.attention(h, layout, source=source, state=state, carry=carry, wanted=wanted)
+            given = self.attention(h, layout, source=source, state=state, carry=carry, wanted=own)
             if not self.layer.branches:
                 return given.y
             given.losses.update(self._losses())
@@ -103,14 +112,17 @@ class Block(nn.Module):
             assert cross_norm is not None and context_layout is not None
 
             def look(h: Tensor) -> Tensor:
-                y: Tensor = cross(h, context_layout, source=context, state=state).y
-                return y
+                nonlocal looked
+                looked = cross(h, context_layout, source=context, state=state, wanted=across)
+                return looked.y
 
             x = self._residual(x, cross_norm, look, valid)
         if self.feed_forward is not None:
             assert self.feed_forward_norm is not None
             x = self._residual(x, self.feed_forward_norm, self.feed_forward, valid)
         assert given is not None
+        if looked is not None:
+            given.extra.update({f"{CROSS}{name}": held for name, held in looked.extra.items()})
         return x, given
 
     def _residual(self, x: Tensor, norm: nn.Module, f: Callable[[Tensor], Tensor], valid: Tensor | None) -> Tensor:
@@ -129,7 +141,10 @@ class Block(nn.Module):
         }
 
     def _branch(self, h: Tensor, layout: Layout, state: LayerState | None) -> Tensor:
-        """The sum of what runs beside attention."""
+        """The sum of what runs beside attention. The branches of a tree are rows of their own here."""
+        if layout.kind is LayoutKind.TREE:
+            rows = h.reshape(-1, 1, h.shape[-1])
+            return self._branch(rows, Layout.plain(1, device=h.device), state).view_as(h)
         valid = layout.query.valid
         starts = layout.starts
         valid = None if valid is None else valid.expand(h.shape[:2])

@@ -11,7 +11,7 @@ from torch.nn.functional import dropout
 from attentune.errors import SpecError
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.layers.attention import OUTPUT, Attention, Carry
-from attentune.layers.block import Block
+from attentune.layers.block import CROSS, Block
 from attentune.layers.embedding import Embedding
 from attentune.layers.halting import Halting, Walk
 from attentune.layers.norm import make_norm
@@ -108,13 +108,15 @@ class Transformer(nn.Module):
         """The vectors of every token of `ids`.
 
         `layout` tells padding and documents (plain rows where None); with a state only that of the
-        first call may. `context` is what cross-attention looks at. `wanted` names attention outputs
-        to hand back, such as `weights`.
+        first call may, except a tree. `context` is what cross-attention looks at. `wanted` names
+        attention outputs to hand back, such as `weights`, of cross-attention too (`cross.weights`).
         """
         if ids.shape[1] == 0:
             raise SpecError("a row needs at least one token, got 0")
         if context is not None and not self.has_cross:
             raise SpecError("this model has no cross-attention: it cannot look at a context")
+        if not self.has_cross and (crossing := [name for name in sorted(wanted) if name.startswith(CROSS)]):
+            raise SpecError(f"this model has no cross-attention: nothing gives wanted={crossing[0]}")
         if self.has_cross and context is None and (state is None or state.context is None):
             raise SpecError("this model has cross-attention: give it a context")
         if self.halting is not None and wanted != OUTPUT:
@@ -123,9 +125,11 @@ class Transformer(nn.Module):
             state = self.start(ids.shape[0])
         last = ids.shape[1] - 1
         if state is not None:
+            grown = layout is not None and layout.kind is LayoutKind.TREE
             if state.positions is not None and self.embedding.places is not None:  # reading it waits for the device
-                last += int(state.positions.position.max()) + 1
-            layout = self._continue(ids, layout, state)
+                known = int(state.positions.position.max()) + 1
+                last = known if grown else last + known
+            layout = self._grow(layout, state) if layout is not None and grown else self._continue(ids, layout, state)
         elif layout is None:
             layout = Layout.plain(ids.shape[1], device=ids.device)
         seen = None if state is None else state.context
@@ -157,7 +161,8 @@ class Transformer(nn.Module):
         losses: dict[str, Tensor] = {}
         records: list[Extra] = []
         walk = None if self.halting is None else Walk(self.halting, x, layout)
-        context_layout = None if seen is None else Layout.cross(layout.query, seen)
+        clean = state is not None and context is None
+        context_layout = None if seen is None else Layout.cross(layout.query, seen, clean=clean)
         carry: Carry | None = None
         for index, block in enumerate(self.layers):
             assert isinstance(block, Block)
@@ -166,7 +171,7 @@ class Transformer(nn.Module):
                 if walk.empty and (block.cross is None or context is None):  # a new context is always projected
                     continue
                 x, layout, carry = walk.x, walk.over_past(held), walk.carried(carry)
-                context_layout = None if seen is None else Layout.cross(layout.query, seen)
+                context_layout = None if seen is None else Layout.cross(layout.query, seen, clean=clean)
             x, given = block(
                 x,
                 layout,
@@ -207,6 +212,22 @@ class Transformer(nn.Module):
         query = state.next_positions(ids.shape[1], ids.device)
         known = extend(state.positions, query)
         return Layout(LayoutKind.CACHED, query, known)
+
+    def _grow(self, layout: Layout, state: State) -> Layout:
+        """The layout of one more token for each branch of a tree, as the caller knows it."""
+        if self.halting is not None or self.remembers:
+            raise SpecError("a tree of texts cannot be decoded by a model whose tokens halt or that remembers segments")
+        if layout.key.index.shape[1] != state.length + layout.query.index.shape[1]:
+            raise SpecError(
+                f"a tree's layout needs a place for each of {state.length} known tokens and each new one, "
+                f"got {layout.key.index.shape[1]}"
+            )
+        for block in self.layers:
+            assert isinstance(block, Block)
+            if block.attention is not None:
+                position = layout.query.position
+                block.attention.check_decoding(int(position.max()), 1, lambda: int(position.min()))
+        return layout
 
     def _seen(self, state: State, layout: Layout) -> State:
         keep = layout.key

@@ -300,7 +300,9 @@ def _plain_schema(cls: type[Frozen], definitions: dict[str, Any]) -> dict[str, A
             one = {"$ref": "#/$defs/layer"}
             properties[name] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
         elif nested is not None:
-            definitions[nested.__name__] = _plain_schema(nested, definitions)
+            if nested.__name__ not in definitions:
+                definitions[nested.__name__] = {}  # known by name while it is made: a model may hold a model
+                definitions[nested.__name__] = _plain_schema(nested, definitions)
             one = {"$ref": f"#/$defs/{nested.__name__}"}
             properties[name] = {"anyOf": [one, {"type": "null"}]} if type(None) in inner else one
         else:
