@@ -28,7 +28,7 @@ from attentune.tasks._spans import KnownPhrases, are_spans, best_sequence, entit
 from attentune.tasks._tagging import score_tags
 from attentune.tasks._texts import Column, cell, in_batches, padded, trained_tokenizer
 from attentune.tasks.heads import Tagger
-from attentune.tasks.task import Example, Fitted, Prediction, Scores, Task
+from attentune.tasks.task import Array, Example, Fitted, Prediction, Scores, Task
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 TAGS = "tags.json"
@@ -171,11 +171,11 @@ class FittedTag(Fitted):
     def predict(self, model: nn.Module, records: Sequence[Record]) -> list[Prediction]:
         model.eval()
         sentences = [self.task.words_of(record) for record in records]
-        windows: list[tuple[int, Int[np.ndarray, " T"], Int[np.ndarray, " words"]]] = []
+        windows: list[tuple[int, Array, Array]] = []
         for number, words in enumerate(sentences):
             windows += [(number, *piece) for piece in self._windows(words)]
         device = next(model.parameters()).device
-        found: list[Float[np.ndarray, "words C"]] = [np.zeros((0, len(self.tags)))] * len(windows)
+        found: list[Array] = [np.zeros((0, len(self.tags)))] * len(windows)
         for chosen in in_batches([ids for _, ids, _ in windows]):
             ids, layout = padded([windows[place][1] for place in chosen], self.tokenizer.pad, device)
             scores = model(ids, layout).logits.float().log_softmax(-1).double().cpu().numpy()
@@ -190,7 +190,7 @@ class FittedTag(Fitted):
             for number, words in enumerate(sentences)
         ]
 
-    def _windows(self, words: Sequence[str]) -> list[tuple[Int[np.ndarray, " T"], Int[np.ndarray, " words"]]]:
+    def _windows(self, words: Sequence[str]) -> list[tuple[Array, Array]]:
         """A sentence in parts of at most `context` pieces, cut between words: so that every word gets a tag."""
         ids, starts = self.pieces(words)
         cuts, ends = [0], [*starts.tolist()[1:], len(ids)]
