@@ -192,6 +192,8 @@ class FittedTag(Fitted):
 
     def _windows(self, words: Sequence[str]) -> list[tuple[Array, Array]]:
         """A sentence in parts of at most `context` pieces, cut between words: so that every word gets a tag."""
+        if not words:
+            return []
         ids, starts = self.pieces(words)
         cuts, ends = [0], [*starts.tolist()[1:], len(ids)]
         for word, end in enumerate(ends):
