@@ -29,8 +29,7 @@ def split(
         records: at least two.
         share: above 0 and below 1.
         seed: of the draw.
-        by: a column of labels; each label gives its share, as nearly as whole records allow, and one that stands more
-            than once stays in the first part as well.
+        by: a column of labels; each label gives its share, as nearly as whole records allow, but never its last one.
         group: a column whose values stay together, such as the article of a question.
 
     Raises:
@@ -59,10 +58,11 @@ def _even(classes: dict[str, Places], share: float, random: np.random.Generator)
     exact = {label: share * len(places) for label, places in classes.items()}
     counts = {label: int(number) for label, number in exact.items()}
     missing = round(share * sum(map(len, classes.values()))) - sum(counts.values())
-    remainders = sorted(classes, key=lambda label: counts[label] - exact[label])  # equal ones as they came
-    for label in [label for label in remainders if exact[label] > counts[label]][:missing]:
-        if counts[label] + 1 < len(classes[label]) or len(classes[label]) == 1:
-            counts[label] += 1
+    room = [
+        label for label, places in classes.items() if exact[label] > counts[label] and counts[label] + 1 < len(places)
+    ]
+    for label in sorted(room, key=lambda label: counts[label] - exact[label])[:missing]:  # equal ones as they came
+        counts[label] += 1
     drawn: set[int] = set()
     for label, places in classes.items():
         drawn |= set(random.permutation(places)[: counts[label]].tolist())
