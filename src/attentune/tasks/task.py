@@ -23,7 +23,7 @@ from attentune.spec.run import DataSpec
 from attentune.spec.value import Frozen
 
 Stack = Literal["encoder", "decoder", "encoder-decoder"]
-Array = np.ndarray[Any, Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)
