@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
-from attentune.kernels.layout import without_padding
+from attentune.kernels.layout import LayoutKind, without_padding
 from attentune.kernels.visible_share import visible_share
 from attentune.shapes import Tensor
 from attentune.spec.positions import Positions

@@ -50,6 +50,20 @@ class KeyValueCache:
     def reorder(self, rows: Int[Tensor, "N"]) -> None:
         self.buffers = {name: buffer.index_select(0, rows) for name, buffer in self.buffers.items()}
 
+    def keep(self, slots: Int[Tensor, "B N"]) -> None:
+        """Of each row the entries of `slots` alone, in that order; no token's entry is split, so whole rows move."""
+        held = slots.shape[1]
+        roomy = torch.nn.functional.pad(
+            slots, (0, max(held // 2, 16))
+        )  # room for what comes next, filled with anything
+        for name, buffer in self.buffers.items():
+            batch, groups, capacity, width = buffer.shape
+            first = torch.arange(0, batch * groups * capacity, capacity, device=buffer.device).view(batch, groups, 1)
+            places = (first + roomy[:, None]).flatten()
+            kept = buffer.reshape(-1, width).index_select(0, places)
+            self.buffers[name] = kept.view(batch, groups, roomy.shape[1], width)
+        self.length = held
+
     def truncate(self, length: int) -> None:
         self.length = min(self.length, length)
 
@@ -126,12 +140,16 @@ class State:
             valid=valid,
         )
 
-    def reorder(self, rows: Int[Tensor, "N"]) -> None:
-        """Keep `rows` of the batch, in that order (a row may come twice): what beam search needs."""
+    def reorder(self, rows: Int[Tensor, "N"], *, branches: Int[Tensor, "M"] | None = None) -> None:
+        """Keep `rows` of the batch, in that order (a row may come twice): what beam search needs.
+
+        `branches` are the rows of recurrent states, where a tree has one for each of its branches.
+        """
         if self.positions is not None and self.positions.index.shape[0] > 1:
             self.positions = self.positions.map(lambda tensor: tensor.index_select(0, rows))
         if self.context is not None and self.context.index.shape[0] > 1:
             self.context = self.context.map(lambda tensor: tensor.index_select(0, rows))
+        self.reorder_branches(rows if branches is None else branches)
         for layer in self.layers:
             if layer.cache is not None:
                 layer.cache.reorder(rows)
@@ -139,9 +157,29 @@ class State:
                 layer.positions = layer.positions.map(lambda tensor: tensor.index_select(0, rows))
             if layer.memory is not None:
                 layer.memory = layer.memory.index_select(0, rows)
-            layer.branches = [{k: v.index_select(0, rows) for k, v in branch.items()} for branch in layer.branches]
             if layer.cross is not None:
                 layer.cross = {k: v.index_select(0, rows) for k, v in layer.cross.items()}
+
+    def keep(self, slots: Int[Tensor, "B N"]) -> None:
+        """Of each row only the cached tokens at `slots`, as when branches of a tree have died; their order stays."""
+        assert self.positions is not None
+        rows = slots.shape[0]
+        self.positions = self.positions.map(lambda tensor: tensor.expand(rows, -1).gather(1, slots))
+        for layer in self.layers:
+            if layer.cache is not None:
+                layer.cache.keep(slots)
+
+    def spread(self, times: int) -> None:
+        """Each row's recurrent states `times` times, one behind the other: a branch of a tree each."""
+        for layer in self.layers:
+            layer.branches = [
+                {name: held.repeat_interleave(times, 0) for name, held in branch.items()} for branch in layer.branches
+            ]
+
+    def reorder_branches(self, rows: Int[Tensor, "N"]) -> None:
+        """`reorder` for recurrent states alone."""
+        for layer in self.layers:
+            layer.branches = [{k: v.index_select(0, rows) for k, v in branch.items()} for branch in layer.branches]
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens; recurrent states cannot, and say so."""

@@ -14,15 +14,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from attentune.errors import CheckpointError, SpecError
+from attentune.errors import CheckpointError, SpecError, near
 from attentune.mechanisms import registry
-from attentune.models.build import build
+from attentune.models.build import seeded
 from attentune.models.decoder import Decoder
+from attentune.models.encoder import Encoder
+from attentune.models.encoder_decoder import EncoderDecoder
 from attentune.models.storage import atomic_folder, settle
 from attentune.spec.codec import model_from_data, to_data
 
 FORMAT, VERSION = "attentune-model", 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+Model = Decoder | Encoder | EncoderDecoder
+STACKS: dict[str, type[Decoder] | type[Encoder] | type[EncoderDecoder]] = {
+    "decoder": Decoder,
+    "encoder": Encoder,
+    "encoder-decoder": EncoderDecoder,
+}
 
 
 @runtime_checkable
@@ -34,16 +42,25 @@ class Saves(Protocol):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, the folder that also holds its tokenizer, and all that `config.json` says."""
+    """A model in evaluation mode, the folder that also holds its tokenizer, and all that `config.json` says."""
 
-    model: Decoder
+    model: Model
     tokenizer_folder: Path
     config: dict[str, Any]
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model, for what needs a language model. Raises CheckpointError where it is none."""
+        if not isinstance(self.model, Decoder):
+            raise CheckpointError(
+                f"{self.tokenizer_folder} holds an {stack_of(self.model)}; this needs a language model (a decoder)"
+            )
+        return self.model
 
 
 def save_model(
     folder: str | Path,
-    model: Decoder,
+    model: Model,
     *,
     tokenizer: Saves | None = None,
     card: str | None = None,
@@ -63,6 +80,7 @@ def save_model(
         config = {
             "format": FORMAT,
             "version": VERSION,
+            "stack": stack_of(model),
             "model": to_data(model.spec),
             "layers": [str(layer) for layer in model.spec.layers],
             "weights": signature_of(new / WEIGHTS),
@@ -96,13 +114,24 @@ def load_model(folder: str | Path) -> LoadedModel:
         spec = model_from_data(config.get("model"), registry)
     except SpecError as error:
         raise CheckpointError(f"{place / CONFIG} describes no model: {error}") from None
-    model = build(spec, seed=0)
+    stack = config.get("stack", "decoder")  # what the first folders hold, which do not say
+    if stack not in STACKS:
+        raise CheckpointError(f"{place / CONFIG} describes no model: stack {stack!r} is unknown; {near(stack, STACKS)}")
+    try:
+        model = seeded(lambda: STACKS[stack](spec), 0)
+    except SpecError as error:
+        raise CheckpointError(f"{place / CONFIG} describes no {stack}: {error}") from None
     try:
         tensors = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} is damaged: {error}") from None
     fill_weights(model, tensors, weights)
     return LoadedModel(model.eval(), place, config)
+
+
+def stack_of(model: Model) -> str:
+    """`decoder`, `encoder` or `encoder-decoder`."""
+    return next(name for name, kind in STACKS.items() if type(model) is kind)
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -128,7 +128,7 @@ class Transformer(nn.Module):
             grown = layout is not None and layout.kind is LayoutKind.TREE
             if state.positions is not None and self.embedding.places is not None:  # reading it waits for the device
                 known = int(state.positions.position.max()) + 1
-                last = known if grown else last + known
+                last = int(layout.query.position.max()) if layout is not None and grown else last + known
             layout = self._grow(layout, state) if layout is not None and grown else self._continue(ids, layout, state)
         elif layout is None:
             layout = Layout.plain(ids.shape[1], device=ids.device)

@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if plugin:
             load_plugin(plugin[0], registry)
-        model = load_model(folder).model
+        model = load_model(folder).decoder
     except AttentuneError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the parent process reads it
         return 2

@@ -3,7 +3,7 @@
     encoder   heads=8
     decoder   heads=8, mask=causal, cross=attention(heads=8)
 
-    hidden = encoder(source).hidden;    logits = decoder(target, context=hidden).logits
+    logits = EncoderDecoder(model_spec(config))(target, source=source).logits
 
 Norms after each part, sinusoidal positions, embeddings times the root of the width. They keep the sines in the first
 half of the columns and the cosines in the second, the paper and we alternate: the columns of the model are moved.
@@ -49,6 +49,26 @@ def decoder_spec(config: Mapping[str, Any]) -> ModelSpec:
     heads = read.size("decoder_attention_heads")
     vocabulary = read.size("decoder_vocab_size", read.size("vocab_size"))
     return _model(read, "decoder", f"heads={heads}, mask=causal, cross=attention(heads={heads})", vocabulary)
+
+
+def model_spec(config: Mapping[str, Any]) -> ModelSpec:
+    """Both halves as one model, for `EncoderDecoder`.
+
+    Raises:
+        SpecError: a value that is not supported.
+    """
+    shared = Config("marian", config).flag("share_encoder_decoder_embeddings", True)
+    return decoder_spec(config).replace(encoder=encoder_spec(config), share=("embedding",) if shared else ())
+
+
+def weights(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """The parameters of `model_spec`'s model from the tensors of `MarianMTModel`.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape than the spec needs.
+    """
+    assert spec.encoder is not None
+    return _encoder_decoder.joined(encoder_weights(state, spec.encoder), decoder_weights(state, spec), spec)
 
 
 def encoder_weights(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@
     decoder   heads=8, similarity=scaled_dot(scale=1.0), position=t5, mask=causal,
               cross=attention(heads=8, similarity=scaled_dot(scale=1.0))
 
-    hidden = encoder(source).hidden;    logits = decoder(target, context=hidden).logits
+    logits = EncoderDecoder(model_spec(config))(target, source=source).logits
 
 The scores are not divided by the root of the head width, and all layers share one table of positions.
 """
@@ -56,6 +56,26 @@ def decoder_spec(config: Mapping[str, Any]) -> ModelSpec:
     line = f"heads={heads}, {similarity}, position={_position(read)}, mask=causal, {cross}"
     depth = read.size("num_decoder_layers", read.size("num_layers"))
     return _model(read, line, depth=depth, tied=tied, factor=read.size("d_model") ** -0.5 if scaled else None)
+
+
+def model_spec(config: Mapping[str, Any]) -> ModelSpec:
+    """Both halves as one model with one table of tokens, for `EncoderDecoder`.
+
+    Raises:
+        SpecError: a value that is not supported.
+    """
+    decoder = decoder_spec(config)
+    return decoder.replace(encoder=encoder_spec(config), share=(*decoder.share, "embedding"))
+
+
+def weights(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """The parameters of `model_spec`'s model from the tensors of `T5ForConditionalGeneration`.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape than the spec needs.
+    """
+    assert spec.encoder is not None
+    return _encoder_decoder.joined(encoder_weights(state, spec.encoder), decoder_weights(state, spec), spec)
 
 
 def encoder_weights(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
