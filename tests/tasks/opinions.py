@@ -8,8 +8,8 @@ from pathlib import Path
 
 from attentune.data.records import Record
 
-WORDS = {"good": "great fine lovely superb".split(), "bad": "awful poor dire dull".split()}
-FILL = "the film was a plot actor very so quite with and of this story".split()
+WORDS = {"good": ["great", "fine", "lovely", "superb"], "bad": ["awful", "poor", "dire", "dull"]}
+FILL = ["the", "film", "was", "a", "plot", "actor", "very", "so", "quite", "with", "and", "of", "this", "story"]
 
 
 def opinions(count: int, seed: int, *, share: float = 0.6) -> list[Record]:

@@ -177,7 +177,9 @@ def test_a_class_weighs_as_its_rarity_says() -> None:
     each = torch.nn.functional.cross_entropy(logits[:, 0], part.targets[:, 0], reduction="none")
     weights = torch.tensor([2.0, 2 / 3, 2 / 3, 2 / 3])
     torch.testing.assert_close(cross_entropy(logits, part), (each * weights).mean())
-    halves = [known.batch([known.example(one) for one in records[i : i + 2]], torch.device("cpu"), scored=4) for i in (0, 2)]
+    halves = [
+        known.batch([known.example(one) for one in records[i : i + 2]], torch.device("cpu"), scored=4) for i in (0, 2)
+    ]
     split = sum(cross_entropy(logits[i : i + 2], half) for i, half in zip((0, 2), halves, strict=True))
     torch.testing.assert_close(split, cross_entropy(logits, part))
 

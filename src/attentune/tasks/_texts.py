@@ -83,9 +83,7 @@ def warn_of_cuts(lengths: Sequence[int], context: int, what: str) -> None:
         )
 
 
-def padded(
-    rows: Sequence[Array], pad: int, device: torch.device
-) -> tuple[Int[Tensor, "B T"], Layout | None]:
+def padded(rows: Sequence[Array], pad: int, device: torch.device) -> tuple[Int[Tensor, "B T"], Layout | None]:
     """Rows of tokens as one batch, padded behind; the layout is None where nothing is padded."""
     lengths = np.array([len(row) for row in rows])
     ids = np.full((len(rows), int(lengths.max())), pad, dtype=np.int64)
