@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from attentune.cli.loading import pick_device
 from attentune.cli.train import Options
 from attentune.cli.training import model_spec
 from attentune.cli.words import UsageError
-from attentune.data.encoding import DataWarning
-from attentune.data.records import Record
+from attentune.data.splits import duplicates, without
 from attentune.evaluation.cost import parameter_count
 from attentune.evaluation.task_report import TaskReport
 from attentune.mechanisms import load_plugin, registry
@@ -22,7 +20,7 @@ from attentune.models.storage import atomic_write
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import RunSpec
 from attentune.tasks.folder import save_task_model
-from attentune.tasks.reading import drawn_apart, read, repeated
+from attentune.tasks.reading import drawn_apart, read
 from attentune.tasks.registry import read_task
 from attentune.tasks.task import Fitted, Task
 from attentune.training.task import Parts, TaskRun, over_seeds, train_task
@@ -57,9 +55,7 @@ def train_on_task(options: Options, text: str) -> None:
             fitted.example(record)  # refuses unknown labels now, and not after hours
     if options.epochs is not None:
         run = source.for_epochs(run, options.epochs)
-    spec = fitted.complete(
-        model_spec(options.model, vocab_size=1, context=run.context, stack=task.stack)
-    )
+    spec = fitted.complete(model_spec(options.model, vocab_size=1, context=run.context, stack=task.stack))
     runs = [
         _trained(options, fitted, source, parts, spec, run.replace(seed=run.seed + number), device)
         for number in range(options.seeds)
@@ -71,25 +67,20 @@ def read_parts(task: Task, options: Options, run: RunSpec) -> tuple[Parts, dict[
     """The records of each part, and how many there are, and how many stand in two of them."""
     data = run.data
     assert data.path is not None
-    with activity("reading"):
-        train = read(task, data.path, data)
-        test = [] if options.test_path is None else read(task, options.test_path, data)
+    with activity("reading") as report:
+        train = read(task, data.path, data, progress=report)
+        test = [] if options.test_path is None else read(task, options.test_path, data, progress=report)
         if options.validation_path is not None:
-            validation = read(task, options.validation_path, data)
+            validation = read(task, options.validation_path, data, progress=report)
         else:
-            train, validation = drawn_apart(task, train, data.validation, seed=0)
+            train, validation = drawn_apart(task, train, data.validation)
     held: dict[str, Any] = {"duplicates": {}}
     for name, others in (("validation", validation), ("test", test)):
-        if twice := repeated(task, train, others):
-            held["duplicates"][name] = len(twice)
-            path = {"validation": options.validation_path or "validation", "test": options.test_path}[name]
-            if options.drop_duplicates:
-                gone = set(twice)
-                train = [record for place, record in enumerate(train) if place not in gone]
-                say = "they are left out"
-            else:
-                say = "leave them out with --drop-duplicates"
-            warnings.warn(f"{len(twice)} training records stand in {path} too; {say}", DataWarning, stacklevel=2)
+        found = duplicates(train, others, task.asked, names=("training", name))
+        if found.test:
+            held["duplicates"][name] = len(found.test)
+        if options.drop_duplicates:
+            train = without(train, found.train)
     held |= {"train": len(train), "validation": len(validation), "test": len(test)}
     held["dropped"] = options.drop_duplicates
     return Parts(train, validation, test), held
@@ -195,7 +186,7 @@ def _seed(one: TaskRun) -> dict[str, Any]:
 
 def _counted(counts: dict[str, Any]) -> str:
     text = ", ".join(f"{counts[name]:,} {name}" for name in ("train", "validation", "test") if counts[name])
-    what = "left out" if counts["dropped"] else "also in train"
+    what = "left out of train" if counts["dropped"] else "also in train"
     for name, number in counts["duplicates"].items():
         text += f"; {number:,} of {name} {what}"
     return text

@@ -70,6 +70,7 @@ class SubwordTokenizer:
             raise DataError(f"vocab_size must be more than {len(special)}, got {vocab_size}")
         steps = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
         settings: dict[str, Any] = {"special_tokens": special, "show_progress": False}
+        trainer: trainers.Trainer
         if pieces in ("bpe", "byte"):
             tokenizer = LibraryTokenizer(models.BPE())
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -136,7 +137,7 @@ class SubwordTokenizer:
         """Each token as it would be read, such as for the axes of a picture."""
         shown = []
         for number in checked_ids(ids, self.vocab_size).tolist():
-            held: str = self._tokenizer.id_to_token(number)
+            held = self._tokenizer.id_to_token(number) or SPECIAL["unk_token"]
             shown.append(held if number < len(SPECIAL) else self._tokenizer.decode([number]) or held)
         return shown
 

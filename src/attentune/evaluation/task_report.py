@@ -89,13 +89,13 @@ class TaskReport:
             "baselines": {name: dict(scores.values) for name, scores in self.baselines.items()},
             "signatures": dict(self.scores.signatures),
             "report": self.scores.text,
-            **{name: value for name, value in self.scores.details.items()},
+            **self.scores.details,
             "curve": {str(seed): [dict(one) for one in points] for seed, points in self.curve.items()},
         }
 
     def pictures(self) -> dict[str, bytes]:
         """PNG files by name: the learning curve, and of labels the confusions."""
-        found = {"curve.png": learning_curve(self.curve, self.main)}
+        found = {"curve.png": learning_curve(self.curve, self.main)} if self.curve else {}
         confusion, labels = self.scores.details.get("confusion"), self.scores.details.get("labels")
         if confusion is not None and labels is not None and len(labels) <= CROWDED:
             found["confusion.png"] = confusion_picture(confusion, labels)
@@ -159,7 +159,7 @@ def confusion_picture(confusion: Sequence[Sequence[int]], labels: Sequence[str])
         for row in places:
             for column in places:
                 colour = "white" if shares[row, column] > 0.5 else "black"
-                axis.text(column, row, int(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
+                axis.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
     picture.colorbar(image, ax=axis, shrink=0.8)
     return _png(picture)
 

@@ -64,6 +64,8 @@ class DataSpec(Frozen):
     path: str | None = None  # file or folder; None is the built-in text
     column: str | None = None  # of JSONL, CSV and Parquet
     encoding: str | None = None  # None detects it
+    header: bool | None = None  # of tables, for tasks: whether the first line names columns; None: unless numbers do
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "lines", "conll"] | None = None  # None: by the ending
     tokenizer: Literal["byte", "char", "bpe", "word"] = "char"  # word: of tasks only
     vocab_size: int = Field(default=4096, ge=257)  # of bpe; of tasks also the most words or characters that are known
     lowercase: bool = False  # of tasks only
@@ -88,6 +90,9 @@ class RunSpec(Frozen):
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=250, ge=1)  # steps
     evaluate_tokens: int | None = Field(default=65536, ge=1)  # during training; the end uses all of it
+    average: int = Field(
+        default=1, ge=1
+    )  # of tasks: the mean of the weights at so many evaluations is measured and kept
     checkpoint_every: int = Field(default=250, ge=1)  # steps
     diagnose_every: int = Field(default=100, ge=0)  # steps between gradient-flow records; 0 never
 

@@ -23,7 +23,7 @@ from attentune.spec.run import DataSpec
 from attentune.spec.value import Frozen
 
 Stack = Literal["encoder", "decoder", "encoder-decoder"]
-Array = np.ndarray[Any, Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +94,16 @@ class Task(Frozen, ABC):
     @abstractmethod
     def asked(self) -> tuple[str, ...]:
         """Those that it must have for a prediction."""
+
+    @property
+    def drawn_by(self) -> str | None:
+        """A column of labels that a part drawn for validation shall hold evenly."""
+        return None
+
+    @property
+    def drawn_whole(self) -> str | None:
+        """A column whose values stay together when a part is drawn, such as the article of a question."""
+        return None
 
     @abstractmethod
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> Fitted:

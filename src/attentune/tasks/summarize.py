@@ -1,0 +1,59 @@
+"""Long texts to short ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Literal, final
+
+from attentune.data.records import Record
+from attentune.tasks._extra import needed
+from attentune.tasks._sequences import SequenceTask, texts_of
+from attentune.tasks.task import Scores
+
+KINDS = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}  # as the library calls them, and as we do
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
+_HAN = r"\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
+
+
+class UnicodeWords:
+    """Words of any script, and each Chinese or Japanese character as a word of its own."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORD.findall(text.lower())
+
+
+@final
+class Summarize(SequenceTask):
+    """`summarize(source=article, target=summary)`; see `SequenceTask`.
+
+    Scores are ROUGE-1, -2 and -L (Lin, 2004), F1 from 0 to 100, of several references the best one. `english` words are
+    stemmed, as papers on English texts do; `unicode` words are of any script, and each Chinese character is one.
+    """
+
+    kind: Literal["summarize"] = "summarize"
+    words: Literal["english", "unicode"] = "english"
+
+    def measure(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+        rouge = needed("rouge_score.rouge_scorer", "rouge-score", "scoring summaries")
+        tokenizer = UnicodeWords() if self.words == "unicode" else None
+        scorer = rouge.RougeScorer(list(KINDS), use_stemmer=self.words == "english", tokenizer=tokenizer)
+        scored = [scorer.score_multi(held, text) for text, held in zip(texts, references, strict=True)]
+        values = {name: 100 * fmean(float(one[kind].fmeasure) for one in scored) for kind, name in KINDS.items()}
+        how = (
+            f"rouge_score, F1, {self.words} words{', stemmed' * (self.words == 'english')}, best of several references"
+        )
+        return Scores(values, "rouge_l", signatures=dict.fromkeys(values, how))
+
+    def guesses(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, list[str]]:
+        del train  # the beginning of a text needs no learning
+        return {f"lead-{count}": [self.lead(record, count) for record in records] for count in (1, 3)}
+
+    def lead(self, record: Record, count: int) -> str:
+        """The first sentences of the source: the first of the list, or up to that many ends of sentences."""
+        parts = texts_of(record, self.source)
+        if len(parts) == 1:
+            parts = _SENTENCE.split(parts[0].strip())
+        return " ".join(parts[:count])

@@ -1,0 +1,32 @@
+"""Texts from one language to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, final
+
+from attentune.data.records import Record
+from attentune.tasks._sequences import SequenceTask
+from attentune.tasks._translations import Tokenize, nearest, score_translations
+from attentune.tasks.task import Scores
+
+
+@final
+class Translate(SequenceTask):
+    """`translate(source=de, target=en)`; see `SequenceTask`.
+
+    `tokenize` is how sacreBLEU takes texts apart: `13a` as WMT does, `intl` by Unicode, `zh` and `char` for Chinese.
+    """
+
+    kind: Literal["translate"] = "translate"
+    tokenize: Tokenize = "13a"
+    lowercase: bool = False  # scores do not look at capital letters
+
+    def measure(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+        return score_translations(texts, references, tokenize=self.tokenize, lowercase=self.lowercase)
+
+    def guesses(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, list[str]]:
+        train = list(train)
+        known, asked = ([self.source_text(record) for record in part] for part in (train, records))
+        answers = [self.references(record)[0] for record in train]
+        return {"source copied": asked, "nearest training source": nearest(known, answers, asked)}

@@ -1,0 +1,60 @@
+"""Any text to any other: a control prefix decides what is said of the same source."""
+
+from __future__ import annotations
+
+import pytest
+
+from attentune.data.records import Record
+from attentune.errors import SpecError
+from attentune.tasks.transduce import Transduce
+from tasks.sequences import DATA, RUN, numbers, taught
+
+
+def controlled(count: int, *, seed: int = 0) -> list[Record]:
+    """The same numbers, forwards or backwards."""
+    made = []
+    for place, one in enumerate(numbers(count, seed=seed, most=2)):
+        backwards = " ".join(reversed(one["en"].split()))
+        for how, text in (("forwards", one["en"]), ("backwards", backwards)):
+            made.append(Record({"how": how, "de": one["de"], "en": text}, f"line {place}"))
+    return made
+
+
+def test_the_prefix_decides_what_is_said() -> None:
+    task = Transduce(source="de", target="en", control="how")
+    assert task.asked == ("how", "de") and task.columns == ("how", "de", "en")
+    fitted, model = taught(task, controlled(200), RUN.replace(steps=160))
+    asked = [Record({"how": how, "de": "eins drei"}, "x") for how in ("forwards", "backwards")]
+    assert [one.value for one in fitted.predict(model, asked)] == ["one three", "three one"]
+
+
+def test_prefix_and_source_are_kept_apart() -> None:
+    fitted = Transduce(source="de", target="en", control="how").fit(controlled(20), DATA, context=12)
+    tokenizer = fitted.source_tokenizer
+    (ids,) = fitted.whole_sources([Record({"how": "forwards", "de": "eins"}, "x")])
+    assert ids.tolist() == [
+        *tokenizer.encode("forwards").tolist(),
+        tokenizer.separator,
+        *tokenizer.encode("eins").tolist(),
+    ]
+
+
+def test_without_a_prefix_it_is_a_translation() -> None:
+    plain = Transduce(source="de", target="en")
+    fitted = plain.fit(numbers(20), DATA, context=12)
+    assert plain.asked == ("de",) and fitted.source_tokenizer.separator not in fitted.whole_sources(numbers(1))[0]
+
+
+def test_baselines_look_at_the_prefix_too() -> None:
+    pytest.importorskip("sklearn")
+    task = Transduce(source="de", target="en", control="how")
+    train = [
+        Record({"how": how, "de": "eins zwei", "en": text}, "x") for how, text in (("loudly", "A B"), ("softly", "a b"))
+    ]
+    asked = [Record({"how": "softly", "de": "eins zwei"}, "y")]
+    assert task.guesses(train, asked) == {"source copied": ["eins zwei"], "nearest training source": ["a b"]}
+
+
+def test_the_prefix_is_a_column_of_its_own() -> None:
+    with pytest.raises(SpecError, match="are different columns"):
+        Transduce(source="de", target="en", control="de")
