@@ -72,6 +72,8 @@ def test_a_header_that_is_named_as_such(tmp_path: Path) -> None:
     ("content", "columns", "options", "message"),
     [
         ("text,label\na,b\n", ("txt",), {}, "no column 'txt'; did you mean 'text'? known: label, text"),
+        ("good,1\nbad,0\n", ("text",), {}, "If that line is no header, name the columns by their numbers, from 1."),
+        (f"{'x' * 99},1\n", ("text",), {}, f"known: 1, {'x' * 40}... If"),
         ("text,label\na,b\n", (3,), {}, "has 2 columns and so no column 3; numbers begin at 1"),
         ("text,label\na,b\n", ("text",), {"header": False}, "name column 'text' by its number, 1 to 2"),
         ("text,text\na,b\n", ("text",), {}, "names column 'text' twice; rename one of them"),
@@ -171,7 +173,8 @@ def test_parquet(tmp_path: Path) -> None:
         assert [record["n"] for record in iterate_records(path, ("n",), skip=skip)] == [1, 2, 3][skip:]
     assert read_records(path)[2].where == f"{path}, row 3"
     assert "column 'raw' holds binary, which is no text" in failure(path, ("raw",))
-    assert "did you mean 'text'?" in failure(path, ("txt",))
+    assert failure(path, ("txt",)).endswith("did you mean 'text'? known: day, n, raw, tags, text")
+    assert [row["3"] for row in values(path, (3,))] == [1, 2, 3]
     assert "no encoding to name" in failure(path, encoding="utf-8")
     assert values(write(tmp_path / "b.parquet.gz", gzip.compress(path.read_bytes())), ("n",)) == rows
     parquet.write_table(table.slice(0, 0), tmp_path / "c.parquet")
