@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from attentune.spec.attention import AttentionSpec
     from attentune.spec.model import LayerSpec, ModelSpec
     from attentune.spec.run import DataSpec, RunSpec
+    from attentune.tasks.folder import load
     from attentune.training.loop import train
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _HOMES = {
     "evaluate_language": "evaluation.language",
     "generate": "generation",
     "layer": "mechanisms",
+    "load": "tasks.folder",
     "load_corpus": "data.corpus",
     "load_model": "models.checkpoint",
     "load_plugin": "mechanisms",
@@ -69,6 +71,7 @@ __all__ = [
     "evaluate_language",
     "generate",
     "layer",
+    "load",
     "load_corpus",
     "load_model",
     "load_plugin",

@@ -90,10 +90,10 @@ def test_column_without_a_table(tmp_path: Path) -> None:
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.txt", "x")
 
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path, mode: str) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     assert failure(path) == f"cannot read {path}: Permission denied"
 
 
@@ -110,9 +110,9 @@ def test_json_lines(tmp_path: Path) -> None:
     [
         ('{"text": "a"}\n{"text": \n', None, "a.jsonl, line 2 is not JSON"),
         ('{"text": "a"}\n["b"]\n', None, "line 2 is not a JSON object but list"),
-        ('{"body": "a"}\n', None, "line 1 has no column 'text'; name the one to read: body"),
+        ('{"body": "a"}\n', None, "line 1 has no column 'text'; known: body"),
         ('{"body": "a"}\n', "bodi", "no column 'bodi'; did you mean 'body'?"),
-        ('{"text": 3}\n', None, "column 'text' holds int, not text"),
+        ('{"text": 3}\n', None, "column 'text' holds the number 3, not text"),
         ('{"text": "\\ud83d"}\n', None, "half a surrogate pair"),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_cell_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "column", "message"),
     [
-        ("text,label\na,b\nc\n", None, "a.csv, line 3 has 1 fields but the header has 2"),
+        ("text,label\na,b\nc\n", None, "a.csv, line 3 has 1 fields but the first line has 2"),
         ('text,label\n"a\nb",c\nd,e,f\n', None, "a.csv, line 4 has 3 fields"),
         ("question,label\na,b\n", None, "has no column 'text'; name the one to read: question, label"),
         ("question,label\na,b\n", "qestion", "did you mean 'question'? known: label, question"),
@@ -154,7 +154,7 @@ def test_parquet(tmp_path: Path) -> None:
     table = pyarrow.table({"text": ["Bäume", None, "", "b\r\nc"], "n": [1, 2, 3, 4]})
     parquet.write_table(table, tmp_path / "a.parquet")
     assert read_documents(tmp_path / "a.parquet") == ["Bäume", "b\nc"]
-    assert "column 'n' holds int64, not text" in failure(tmp_path / "a.parquet", column="n")
+    assert "row 1: column 'n' holds the number 1, not text" in failure(tmp_path / "a.parquet", column="n")
     assert "did you mean 'text'?" in failure(tmp_path / "a.parquet", column="txt")
     assert "not a readable Parquet file" in failure(write(tmp_path / "b.parquet", "no parquet"))
     parquet.write_table(pyarrow.table({"body": pyarrow.array(["x", "y"]).dictionary_encode()}), tmp_path / "c.pq")

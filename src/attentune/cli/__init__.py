@@ -24,15 +24,17 @@ from attentune.errors import AttentuneError, near
 
 COMMANDS = {
     "optimize": "find the attention and settings that serve your text best; train, explain and save them",
-    "train": "train one model, resumable to the bit",
-    "evaluate": "measure a trained model on text, or attentions on a suite of tasks with exact answers",
+    "train": "train one model, of language or of a task, resumable to the bit",
+    "evaluate": "measure a trained model, or attentions on a suite of tasks with exact answers",
+    "predict": "what a model of a task says of the records of a file, however many there are",
+    "tasks": "list the tasks that models are trained for, with their options",
     "generate": "continue a prompt with a trained model",
     "plan": "explain which kernel computes an attention, and why not the others",
     "verify": "prove every mechanism on this machine: each kernel, dtype and layout against the reference",
     "bench": "measure attention on this machine beside its peers: time, memory, correctness",
     "mechanisms": "list the mechanisms: formula, paper, slot, parameters; draw a mask",
 }
-GOES_ON = ("optimize", "train", "bench")  # the same command takes up its work again
+GOES_ON = ("optimize", "train", "predict", "bench")  # the same command takes up its work again
 
 USAGE = """\
 usage: attentune COMMAND [OPTIONS]

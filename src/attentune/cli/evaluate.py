@@ -1,4 +1,4 @@
-"""`attentune evaluate`: a trained model on a text, or attentions on a suite of tasks with exact answers."""
+"""`attentune evaluate`: a trained model on a text or on the records of its task, or attentions on a suite."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ EXAMPLES = """
     attentune evaluate runs/book/best --data reviews.csv --column text --unknown skip
     attentune evaluate runs/book/best --data book.txt --limit 10000 --cost
     attentune evaluate runs/book/best --suite needle --data other.txt --unknown skip
+    attentune evaluate runs/stars --data test.csv --out runs/stars/test
     attentune evaluate --suite recall --layer "heads=1, mask=causal" --out runs/recall
     attentune evaluate --suite "recall(pairs=16)" --layer "branches=linear_attention(1)" --learning-rates 1e-3 3e-3
     attentune evaluate --suite listops --layer "heads=2, mask=causal & window(64); heads=2, mask=full" --seeds 1
@@ -27,6 +28,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 OF_TEXT = ("validation", "context", "stride", "limit", "isolate_documents", "batch", "cost")
 WHERE_TEXT_IS = ("data", "column", "encoding")
+OF_TASKS = ("header", "format")
 OF_TRAINING = ("layer", "depth", "seeds", "learning_rates", "jobs", "out", "recipe")
 
 
@@ -53,6 +55,8 @@ class Options(CommandOptions):
     On text: nats, bits per character and byte, perplexity. The whole text is read in windows of `context` tokens, and
     every token but the first is predicted exactly once.
 
+    A model of a task is measured on the records of --data by the figures of its task; --out keeps the report.
+
     With --suite: small models with the layers of --layer are trained from scratch, and their accuracy on held-out
     examples is told, with its spread over seeds. Of several learning rates the first seed chooses the one that all
     seeds use. The suites and their options, each with its published setting as default:
@@ -73,6 +77,8 @@ class Options(CommandOptions):
     data: str | None = None  # file or folder; None is the built-in text
     column: str | None = None  # of JSONL, CSV and Parquet
     encoding: str | None = None  # None detects it
+    header: Literal["auto", "yes", "no"] = "auto"  # of a task's records: whether the first line names the columns
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "lines", "conll"] | None = None  # of records; by ending
     validation: Annotated[float, Field(gt=0, lt=1)] | None = None  # only the last share, as training holds it out
     unknown: Literal["error", "skip"] = "error"  # characters that the model's tokenizer does not know
     context: Count | None = None  # tokens of a window; None is what the model was made for
@@ -88,7 +94,7 @@ class Options(CommandOptions):
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()  # to try; empty: the published one
     recipe: RecipeOptions = RecipeOptions()
     jobs: Count = 1  # trainings at a time
-    out: Path | None = None  # folder that keeps each finished training, so that the same command goes on, and results
+    out: Path | None = None  # folder of results; of a suite also of each finished training: the same command goes on
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
@@ -96,14 +102,24 @@ class Options(CommandOptions):
 def run(options: Options) -> int:
     """Print the score."""
     if options.suite is None:
-        _refuse(options, OF_TRAINING, "needs --suite")
+        _refuse(options, tuple(name for name in OF_TRAINING if name != "out"), "needs --suite")
         if options.model is None:
             raise UsageError("name the folder of a model, or a --suite (see attentune evaluate --help)")
+        from attentune.cli.loading import is_of_task
+
+        if is_of_task(options.model):
+            _refuse(options, (*OF_TEXT, "column", "unknown"), "is for language models, and this one is of a task")
+            from attentune.cli.task_measuring import measure_task
+
+            measure_task(options, options.model)
+            return 0
+        _refuse(options, ("out",), "needs --suite")
+        _refuse(options, OF_TASKS, "is for the records of a task, and this model is of language")
         from attentune.cli.measuring import measure
 
         measure(options)
         return 0
-    _refuse(options, OF_TEXT, "does not go with --suite")
+    _refuse(options, (*OF_TEXT, *OF_TASKS), "does not go with --suite")
     from attentune.cli.suites import find_needles, train_on_suite
 
     if options.model is None:

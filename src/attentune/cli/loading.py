@@ -13,7 +13,7 @@ from attentune.data.tokenizers import Tokenizer, load_tokenizer
 from attentune.data.vocabulary import Unknown
 from attentune.errors import CheckpointError, SpecError
 from attentune.mechanisms import load_plugin, registry
-from attentune.models.checkpoint import CONFIG, load_model
+from attentune.models.checkpoint import CONFIG, load_model, read_config
 from attentune.models.decoder import Decoder
 
 INSIDE = {"train": "model", "optimize": "best"}  # where in its folder a command leaves the model
@@ -30,6 +30,11 @@ def load(folder: Path, *, device: str, plugin: Path | None) -> tuple[Decoder, To
         load_plugin(plugin, registry)
     loaded = load_model(model_folder(folder))
     return loaded.decoder.to(pick_device(device)).eval(), load_tokenizer(loaded.tokenizer_folder)
+
+
+def is_of_task(folder: Path) -> bool:
+    """Whether the model in `folder` is one of a task, not of language. Raises CheckpointError where there is none."""
+    return isinstance(read_config(model_folder(folder)).get("task"), dict)
 
 
 def model_folder(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from attentune.cli.parsing import CommandOptions
+from attentune.cli.words import UsageError
 from attentune.spec.run import RunSpec
 from attentune.spec.value import Frozen
 
@@ -118,8 +119,21 @@ class Options(CommandOptions, RunSpec):
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
 
+OF_TASKS = ("validation_path", "test_path", "epochs", "seeds", "drop_duplicates", "baselines")
+
+
 def run(options: Options) -> int:
-    """Train, save the model in `out/model`, and print its score on the validation text."""
+    """Train, save the model in `out/model`, and print its score on what was held out."""
+    if options.task is not None:
+        from attentune.cli.task_training import train_on_task
+
+        train_on_task(options, options.task)
+        return 0
+    for name in OF_TASKS:
+        if getattr(options, name) != Options.model_fields[name].default:
+            raise UsageError(f"--{name.replace('_', '-')} needs a --task (see attentune train --help)")
+    if options.data.lowercase or options.data.tokenizer == "word":
+        raise UsageError("data.lowercase and data.tokenizer=word are for tasks: name one with --task")
     from attentune.cli.training import train_and_save
 
     train_and_save(options)

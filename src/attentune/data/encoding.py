@@ -1,10 +1,17 @@
-"""Bytes to text: the encoding is named, or found, and what is no text is refused."""
+"""Bytes to text: the encoding is named, or found, and what is no text is refused.
+
+Files are looked at a block at a time, so that finding the encoding of a large one takes no more memory than that of
+a small one.
+"""
 
 from __future__ import annotations
 
 import codecs
+import io
 import re
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from encodings.aliases import aliases
 
 from charset_normalizer import from_bytes
@@ -35,7 +42,11 @@ _FORMATS = (
 )
 _CONTROL = re.compile(r"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f\x80-\x84\x86-\x9f]")
 _CONTROL_SHARE = 0.005  # real text has next to none, binary data read as text has several per cent
-_SAMPLE = 1 << 20  # characters or bytes looked at when guessing
+_SAMPLE = 1 << 20  # bytes looked at when guessing
+_BLOCK = 1 << 20  # bytes decoded at a time
+
+OpenBytes = Callable[[], AbstractContextManager[io.BufferedIOBase]]
+"""Opens the same bytes again, from their start."""
 
 
 class DataWarning(UserWarning):
@@ -49,43 +60,67 @@ class NotTextError(DataError):
 def decode_text(data: bytes, *, source: str, encoding: str | None = None) -> str:
     r"""The text that `data` holds, without byte order mark and with `\n` as the only line end.
 
-    With `encoding` None: a byte order mark decides; then strict UTF-8; then UTF-16 or UTF-32 without a mark, known by
-    their zero bytes; then the guess of charset-normalizer, which is announced by a `DataWarning`.
-
     Args:
         data: what the file holds.
         source: what messages call it, usually its path.
-        encoding: a codec name of Python, or None.
+        encoding: a codec name of Python, or None to find it as `find_codec` does.
 
     Raises:
         DataError: unknown `encoding`, or bytes that are not valid in it (with their offset).
         NotTextError: no encoding fits, or the content is binary.
     """
-    for start, what in _FORMATS:
-        if data.startswith(start):
-            raise NotTextError(f"{source} is {what}")
-    if encoding is not None:
-        text = _named(data, source, encoding)
-    else:
-        text = _detected(data, source)
-        if _looks_binary(text):
-            raise NotTextError(f"{source} is binary, not text: {_control_share(text):.1%} of it are control characters")
-    if text.startswith("\ufeff"):
-        text = text[1:]
+
+    def open_bytes() -> io.BufferedIOBase:
+        return io.BytesIO(data)
+
+    codec = find_codec(open_bytes, source=source, encoding=encoding)
+    try:
+        text = data.decode(codec)
+    except UnicodeError:
+        raise not_valid(open_bytes, codec, source=source) from None
+    text = text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _named(data: bytes, source: str, encoding: str) -> str:
+def find_codec(open_bytes: OpenBytes, *, source: str, encoding: str | None = None) -> str:
+    """The name of the codec that decodes these bytes; one that is named is not tried on them.
+
+    With `encoding` None: a byte order mark decides; then strict UTF-8; then UTF-16 or UTF-32 without a mark, known by
+    their zero bytes; then the guess of charset-normalizer, which is announced by a `DataWarning`.
+
+    Raises:
+        DataError: `encoding` is unknown.
+        NotTextError: no encoding fits, or the content is binary.
+    """
+    with open_bytes() as stream:
+        start = stream.read(_SAMPLE)
+    for mark, what in _FORMATS:
+        if start.startswith(mark):
+            raise NotTextError(f"{source} is {what}")
+    if encoding is not None:
+        return _known(encoding)
+    codec = _detected(start, open_bytes, source)
+    share = _control_share(_decoded_start(start, codec))
+    if share > _CONTROL_SHARE:
+        raise NotTextError(f"{source} is binary, not text: {share:.1%} of it are control characters")
+    return codec
+
+
+def not_valid(open_bytes: OpenBytes, codec: str, *, source: str) -> DataError:
+    """The error that says where bytes that `codec` did not decode break its rules."""
+    offset, found = _first_invalid(open_bytes, codec) or (0, None)
+    shown = f"offset {offset}" if found is None else f"byte 0x{found:02x} at offset {offset}"
+    return DataError(f"{source} is not valid {codec}: {shown}; name its real encoding, or none to have it detected")
+
+
+def _known(encoding: str) -> str:
     try:
-        return data.decode(encoding)
+        b"a".decode(encoding)
     except LookupError:
         raise DataError(f"encoding {encoding!r} is unknown; {_near_encodings(encoding)}") from None
-    except UnicodeError as error:
-        offset = getattr(error, "start", 0)
-        shown = f"byte 0x{data[offset]:02x} at offset {offset}" if offset < len(data) else f"offset {offset}"
-        raise DataError(
-            f"{source} is not valid {encoding}: {shown}; name its real encoding, or none to have it detected"
-        ) from None
+    except UnicodeError:
+        pass  # one byte is no character in the wide encodings
+    return encoding
 
 
 def _near_encodings(encoding: str) -> str:
@@ -94,29 +129,45 @@ def _near_encodings(encoding: str) -> str:
     return f"{suggestion} examples: utf-8, utf-16, latin-1, cp1252, gb18030, shift_jis".strip()
 
 
-def _detected(data: bytes, source: str) -> str:
-    for mark, name in _MARKS:
-        # A text in UTF-16 may begin with the character NUL, and then looks like UTF-32.
-        if data.startswith(mark) and not (name == "utf-32" and len(data) % 4):
+def _first_invalid(open_bytes: OpenBytes, codec: str) -> tuple[int, int | None] | None:
+    """The offset of the first byte that is not valid, and that byte unless the end is missing; None: all are valid."""
+    decoder, read = codecs.getincrementaldecoder(codec)(), 0
+    with open_bytes() as stream:
+        while True:
+            block = stream.read(_BLOCK)
+            read += len(block)
             try:
-                return data.decode(name)
+                decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                raise NotTextError(
-                    f"{source} begins with the byte order mark of {name.removesuffix('-sig')} but is not valid in it "
-                    f"at offset {error.start}; repair it or name its encoding"
-                ) from None
-    if b"\0" in data[:_SAMPLE]:
-        wide = _wide(data[:_SAMPLE])
+                # What is decoded ends with this block, and may begin with bytes left over from the one before.
+                offset = read - len(error.object) + error.start
+                return offset, error.object[error.start] if error.start < len(error.object) else None
+            except UnicodeError:
+                return read, None
+            if not block:
+                return None
+
+
+def _detected(start: bytes, open_bytes: OpenBytes, source: str) -> str:
+    marked = [codec for mark, codec in _MARKS if start.startswith(mark)]
+    for codec in marked:  # two where a text in UTF-16 begins with the character NUL, which looks like UTF-32
+        if _first_invalid(open_bytes, codec) is None:
+            return codec
+    if marked:
+        offset, _ = _first_invalid(open_bytes, marked[-1]) or (0, None)
+        raise NotTextError(
+            f"{source} begins with the byte order mark of {marked[-1].removesuffix('-sig')} but is not valid in it "
+            f"at offset {offset}; repair it or name its encoding"
+        )
+    if b"\0" in start:
+        wide = _wide(start)
         if wide is None:
             raise NotTextError(f"{source} is binary, not text: it holds zero bytes; if it is text, name its encoding")
-        try:
-            return data.decode(wide)
-        except UnicodeDecodeError:
-            raise NotTextError(f"{source} is binary, not text: it holds zero bytes") from None
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return _guessed(data, source, error.start)
+        if _first_invalid(open_bytes, wide) is not None:
+            raise NotTextError(f"{source} is binary, not text: it holds zero bytes")
+        return wide
+    invalid = _first_invalid(open_bytes, "utf-8")
+    return "utf-8" if invalid is None else _guessed(open_bytes, source, invalid[0])
 
 
 def _wide(data: bytes) -> str | None:
@@ -134,38 +185,61 @@ def _wide(data: bytes) -> str | None:
     return None
 
 
-def _guessed(data: bytes, source: str, offset: int) -> str:
+def _guessed(open_bytes: OpenBytes, source: str, offset: int) -> str:
     """By charset-normalizer; Windows' Western European where that is among its candidates, as the most common one."""
-    # Whole lines, so that the sample does not begin or end inside a character.
-    start = data.rfind(b"\n", 0, offset) + 1
-    end = data.find(b"\n", offset + _SAMPLE)
-    matches = list(from_bytes(data[start : end if end >= 0 else len(data)]))
+    matches = list(from_bytes(_lines_around(open_bytes, offset)))
     candidates = [match.encoding for match in matches]
     plausible = {name for match in matches for name in match.could_be_from_charset}
-    ordered = ["cp1252", *candidates] if "cp1252" in plausible else candidates
-    for name in ordered:
+    with open_bytes() as stream:
+        start = stream.read(_SAMPLE)
+    for name in ["cp1252", *candidates] if "cp1252" in plausible else candidates:
         try:
-            text = data.decode(name)
-        except (UnicodeDecodeError, LookupError):
+            fits = _first_invalid(open_bytes, name) is None
+        except LookupError:
             continue
-        if _looks_binary(text):
+        if not fits or _control_share(_decoded_start(start, name)) > _CONTROL_SHARE:
             continue
         warnings.warn(
             f"{source} is not UTF-8 (offset {offset}); read as {name}, a guess: name its encoding if that is wrong",
             DataWarning,
             stacklevel=2,
         )
-        return text
+        return name
+    with open_bytes() as stream:
+        found = next(block for block in _from(stream, offset))[0]
     raise NotTextError(
-        f"{source} is not UTF-8 (byte 0x{data[offset]:02x} at offset {offset}) and its encoding cannot be told; "
+        f"{source} is not UTF-8 (byte 0x{found:02x} at offset {offset}) and its encoding cannot be told; "
         "name it, unless the file is binary"
     )
 
 
+def _lines_around(open_bytes: OpenBytes, offset: int) -> bytes:
+    """About a sample of bytes that hold `offset`: whole lines, so as not to begin or end inside a character."""
+    before = min(offset, _SAMPLE)
+    with open_bytes() as stream:
+        sample = b""
+        for block in _from(stream, offset - before):
+            sample += block
+            if len(sample) >= before + 2 * _SAMPLE:
+                break
+    start = sample.rfind(b"\n", 0, before) + 1
+    end = sample.find(b"\n", before + _SAMPLE)
+    return sample[start : end if end >= 0 else len(sample)]
+
+
+def _from(stream: io.BufferedIOBase, offset: int) -> Iterator[bytes]:
+    """Blocks of the bytes from `offset` on, of streams that cannot seek as well."""
+    read = 0
+    while block := stream.read(_BLOCK):
+        if read + len(block) > offset:
+            yield block[max(0, offset - read) :]
+        read += len(block)
+
+
+def _decoded_start(start: bytes, codec: str) -> str:
+    """As much of the first bytes as is whole characters."""
+    return codecs.getincrementaldecoder(codec)(errors="replace").decode(start)
+
+
 def _control_share(text: str) -> float:
-    sample = text[:_SAMPLE]
-    return len(_CONTROL.findall(sample)) / max(1, len(sample))
-
-
-def _looks_binary(text: str) -> bool:
-    return _control_share(text) > _CONTROL_SHARE
+    return len(_CONTROL.findall(text)) / max(1, len(text))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import warnings
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
+from attentune.data.columns import USUAL_COLUMN, DocumentColumn
 from attentune.data.encoding import DataWarning, NotTextError, decode_text
-from attentune.data.tables import json_lines, parquet, separated_values
-from attentune.errors import DataError, near
+from attentune.data.record import Record
+from attentune.data.streams import DataFile, Progress, ending, require_file
+from attentune.data.tables import Rows, json_rows, parquet_rows, separated_rows
+from attentune.errors import DataError
 
-Progress = Callable[[int, int], None]
-"""Told (done, total) as work goes on; both in units of the caller's own kind (bytes, characters)."""
+__all__ = ["Progress", "read_documents"]
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _SEPARATED = (".csv", ".tsv")
 _PARQUET = (".parquet", ".pq")
 _TABLES = (*_JSON_LINES, *_SEPARATED, *_PARQUET)
-_GZIP_MARK = b"\x1f\x8b"
 
 
 def read_documents(
@@ -50,8 +48,8 @@ def read_documents(
     path = Path(source)
     if path.is_dir():
         return _read_folder(path, column, encoding, progress)
-    _require_file(path)
-    if column is not None and _kind(path) not in _TABLES:
+    require_file(path)
+    if column is not None and ending(path) not in _TABLES:
         raise DataError(
             f"{path} is read as plain text and has no column {column!r}; columns are for {', '.join(_TABLES)}"
         )
@@ -64,23 +62,11 @@ def read_documents(
     return documents
 
 
-def _require_file(path: Path) -> None:
-    if path.is_file():
-        return
-    if path.exists():
-        raise DataError(f"{path} is neither a file nor a folder; give one of these")
-    parent = path.parent
-    if not parent.is_dir():
-        raise DataError(f"{path} does not exist, nor does its folder {parent}")
-    hint = near(path.name, [entry.name for entry in parent.iterdir()]).partition("known:")[0].strip()
-    raise DataError(f"{path} does not exist; {hint}" if hint else f"{path} does not exist")
-
-
 def _read_folder(folder: Path, column: str | None, encoding: str | None, progress: Progress | None) -> list[str]:
     paths = _files_below(folder)
     if not paths:
         raise DataError(f"the folder {folder} holds no files")
-    if column is not None and not any(_kind(path) in _TABLES for path in paths):
+    if column is not None and not any(ending(path) in _TABLES for path in paths):
         raise DataError(f"the folder {folder} holds no table to take column {column!r} from; leave the column out")
     total = sum(path.stat().st_size for path in paths)
     done = 0
@@ -122,51 +108,33 @@ def _listed(names: list[str], shown: int = 5) -> str:
     return f"{text} {'is' if len(names) == 1 else 'are'}"
 
 
-def _kind(path: Path) -> str:
-    """The ending that tells the format, below `.gz`."""
-    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
-
-
 def _read_file(path: Path, column: str | None, encoding: str | None) -> list[str]:
     """The documents of one file; an empty one has none."""
-    data = _read_bytes(path)
-    if not data:
-        return []
-    source, kind = str(path), _kind(path)
+    file = DataFile(path)
+    kind = file.kind
+    if kind not in _TABLES:
+        text = decode_text(file.read(), source=file.name, encoding=encoding)
+        return [text] if text.strip() else []
+    rows = _rows(file, kind, column, encoding)
+    documents = (
+        _document(values, f"{file.name}, {'row' if kind in _PARQUET else 'line'} {line}") for line, values in rows
+    )
+    return [document for document in documents if document]
+
+
+def _rows(file: DataFile, kind: str, column: str | None, encoding: str | None) -> Rows:
+    """The rows of a table, of which each has the one column of documents."""
+    choice = DocumentColumn(() if column is None else (column,))
     if kind in _PARQUET:
-        documents = parquet(data, source=source, column=column)
-    else:
-        text = decode_text(data, source=source, encoding=encoding)
-        if not text.strip():
-            return []
-        if kind in _JSON_LINES:
-            documents = json_lines(text, source=source, column=column)
-        elif kind in _SEPARATED:
-            documents = separated_values(text, source=source, column=column, tabs=kind == ".tsv")
-        else:
-            return [text]
-    return [_whole(document, source, number) for number, document in enumerate(documents, start=1)]
+        return parquet_rows(file, choice)
+    codec = file.codec(encoding)
+    if kind in _JSON_LINES:
+        return json_rows(file, codec, (column or USUAL_COLUMN,), others=False)
+    return separated_rows(file, codec, choice, tabs=kind == ".tsv")
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        if path.suffix.lower() == ".gz" or data.startswith(_GZIP_MARK):
-            data = gzip.decompress(data) if data else data
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a complete gzip file: {error}") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    return data
-
-
-def _whole(document: str, source: str, number: int) -> str:
-    """JSON can hold half a surrogate pair, which is no character and has no bytes."""
-    if not document.isascii():
-        try:
-            document.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{source}, text {number} holds half a surrogate pair at character {error.start}; repair the file"
-            ) from None
-    return document.replace("\r\n", "\n").replace("\r", "\n") if "\r" in document else document
+def _document(values: dict[str, object], where: str) -> str:
+    """A list of texts is joined by line ends; null is an empty text."""
+    ((column, value),) = values.items()
+    text = "" if value is None else "\n".join(Record(values, where).texts(column))
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -1,116 +1,160 @@
-"""One column of a table: JSON lines, comma- or tab-separated values, Parquet."""
+"""Rows of tables, one at a time: JSON lines, comma- or tab-separated values, Parquet, plain lines."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gzip
 import io
+import itertools
 import json
-import sys
+import re
+from collections.abc import Generator, Sequence
 from typing import Any, Literal
 
-from attentune.errors import DataError, MissingExtraError, near
+from attentune.data.columns import Choice
+from attentune.data.record import missing_column
+from attentune.data.streams import DataFile
+from attentune.errors import DataError, MissingExtraError
 
-_USUAL_COLUMN = "text"  # read when the user names none
+Rows = Generator[tuple[int, dict[str, Any]], None, None]
+"""The line that a row begins at, counted from 1 (of Parquet the row), and its values by column."""
+
+_SEPARATORS = ",;\t"
+_LOOKED_AT = 50  # rows that a separator has to cut alike
+_LONGEST_CELL = 2**31 - 1  # a document may be longer than the csv module's 128 KiB
+_BATCH = 1024  # rows of Parquet at a time
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # perhaps
 
 
-def json_lines(text: str, *, source: str, column: str | None) -> list[str]:
-    """The strings that the objects of `text`, one a line, hold under `column` (None: `text`).
-
-    A list of strings is joined by line ends; null and empty strings are left out; so are blank lines.
+def json_rows(file: DataFile, codec: str, names: Sequence[str], *, others: bool = True, skip: int = 0) -> Rows:
+    """The objects of `file`, one a line, after the first `skip`, each of which must have `names`; blank lines are none.
 
     Raises:
-        DataError: a line that is no JSON object, or lacks the column, or holds no text in it.
+        DataError: a line that is no JSON object, or lacks a column.
     """
-    documents = []
-    wanted = column or _USUAL_COLUMN
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(file.lines(codec), start=1):
         if not line.strip():
             continue
-        where = f"{source}, line {number}"
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{where} is not JSON: {error}") from None
+        if skip:
+            skip -= 1
+            continue
+        where = f"{file.name}, line {number}"
+        row = parsed_json(line, where)
         if not isinstance(row, dict):
             raise DataError(f"{where} is not a JSON object but {type(row).__name__}; every line must be one object")
-        if wanted not in row:
-            raise _missing(where, column, list(row))
-        documents.append(_json_text(row[wanted], where, wanted))
-    return [document for document in documents if document]
+        yield number, chosen(row, names, where, others=others)
 
 
-def _json_text(value: Any, where: str, column: str) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return "\n".join(value)
-    raise DataError(f"{where}: column {column!r} holds {type(value).__name__}, not text")
-
-
-def separated_values(text: str, *, source: str, column: str | None, tabs: bool) -> list[str]:
-    r"""The cells of `column` below the header, the empty ones left out.
-
-    `column` None takes the only column there is, else the one called `text`. Commas separate, or, in a header without
-    commas, semicolons or tabs. With `tabs`, quotes mean nothing unless the file parses only when they do.
+def parsed_json(text: str, where: str) -> Any:
+    """What `text` holds.
 
     Raises:
-        DataError: no such column, a row longer or shorter than the header (with its line), broken quotes.
+        DataError: it is no JSON, is nested too deeply, or holds half a surrogate pair, which is no character.
     """
-    header = text.partition("\n")[0]
-    if tabs:
-        try:
-            rows = _rows(text, source, "\t", quoted=False)
-        except DataError as plain:
-            try:
-                rows = _rows(text, source, "\t", quoted=True)
-            except DataError:
-                raise plain from None
-    else:
-        delimiter = next((mark for mark in ",;\t" if mark in header), ",")
-        rows = _rows(text, source, delimiter, quoted=True)
-    names = rows[0]
-    if column is None and len(names) == 1:
-        index = 0
-    else:
-        wanted = column or _USUAL_COLUMN
-        if wanted not in names:
-            raise _missing(f"{source} (whose first line is taken as its header)", column, names)
-        index = names.index(wanted)
-    return [row[index] for row in rows[1:] if row[index]]
-
-
-def _rows(text: str, source: str, delimiter: str, *, quoted: bool) -> list[list[str]]:
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    limit = csv.field_size_limit(sys.maxsize)  # a document may be longer than the csv module's 128 KiB
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-        rows: list[list[str]] = []
-        for row in reader:
-            if not row:
-                continue
-            if rows and len(row) != len(rows[0]):
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}") from None
+    if _HALF_PAIR.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{where} holds half a surrogate pair, which is no character; repair the file") from None
+    return value
+
+
+def chosen(row: dict[str, Any], names: Sequence[str], where: str, *, others: bool) -> dict[str, Any]:
+    """The columns `names` of `row`, and the others if they are wanted. Raises DataError where one is missing."""
+    for name in names:
+        if name not in row:
+            raise missing_column(where, name, row)
+    return row if others else {name: row[name] for name in names}
+
+
+def separated_rows(file: DataFile, codec: str, choice: Choice, *, tabs: bool, skip: int = 0) -> Rows:
+    r"""The rows of `file` after the first `skip`, the header not counted; blank lines are none.
+
+    Commas separate, or semicolons or tabs where they cut the first rows into as many fields each. With `tabs`, these
+    do, and quotes mean nothing unless the file parses only when they do.
+
+    Raises:
+        DataError: no such column, a row longer or shorter than the first (with its line), broken quotes.
+    """
+    separator, quoted = _dialect(file, codec, tabs=tabs)
+    with contextlib.closing(_cells(file, codec, separator, quoted=quoted)) as rows:
+        begun = next(rows, None)
+        if begun is None:
+            return
+        header = choice.has_header
+        about = f"{file.name} (whose first line is taken as its header)" if header else file.name
+        places = choice.places(begun[1], about).items()
+        for line, cells in itertools.islice(rows if header else itertools.chain([begun], rows), skip, None):
+            yield line, {name: cells[place] for name, place in places}
+
+
+def _dialect(file: DataFile, codec: str, *, tabs: bool) -> tuple[str, bool]:
+    """The separator, and whether quotes mean something."""
+    if not tabs:
+        first = next((line for line in file.lines(codec) if line.strip()), "")
+        marks = [mark for mark in _SEPARATORS if mark in first] or [","]
+        return next((mark for mark in marks if _cuts_alike(file, codec, mark)), marks[0]), True
+    try:
+        for _ in _cells(file, codec, "\t", quoted=False):
+            pass
+    except DataError:
+        try:
+            for _ in _cells(file, codec, "\t", quoted=True):
+                pass
+        except DataError:
+            return "\t", False  # whose error is the one to tell
+        return "\t", True
+    return "\t", False
+
+
+def _cuts_alike(file: DataFile, codec: str, separator: str) -> bool:
+    with contextlib.closing(_cells(file, codec, separator, quoted=True)) as rows:
+        try:
+            return all(len(cells) > 1 for _, cells in itertools.islice(rows, _LOOKED_AT))
+        except DataError:
+            return False
+
+
+def _cells(file: DataFile, codec: str, separator: str, *, quoted: bool) -> Generator[tuple[int, list[str]], None, None]:
+    """The fields of each row, and the line it begins at."""
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    with contextlib.closing(file.lines(codec)) as lines:
+        reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+        width, begin = 0, 1
+        while True:
+            limit = csv.field_size_limit(_LONGEST_CELL)  # it is the whole process's
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                line = reader.line_num
+                since = "" if begin == line else f", in the row that begins at line {begin}"
+                raise DataError(f"{file.name}, line {line}: {error}{since}") from None
+            finally:
+                csv.field_size_limit(limit)
+            width = width or len(cells)
+            if cells and len(cells) != width:
                 raise DataError(
-                    f"{source}, line {reader.line_num} has {len(row)} fields but the header has {len(rows[0])}; "
+                    f"{file.name}, line {begin} has {len(cells)} fields but the first line has {width}; "
                     "quote fields that hold the separator, or repair the line"
                 )
-            rows.append(row)
-    except csv.Error as error:
-        raise DataError(f"{source}, line {reader.line_num}: {error}") from None
-    finally:
-        csv.field_size_limit(limit)
-    if not rows:
-        raise DataError(f"{source} has no header and no rows")
-    return rows
+            if cells:
+                yield begin, cells
+            begin = reader.line_num + 1
 
 
-def parquet(data: bytes, *, source: str, column: str | None) -> list[str]:
-    """The values of the text column `column` (None: the only column, else `text`); null and empty ones left out.
+def parquet_rows(file: DataFile, choice: Choice, *, skip: int = 0) -> Rows:
+    """The rows of `file` after the first `skip`, as plain data: times and decimal numbers are text.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
-        DataError: a damaged file, no such column, or a column that holds no text.
+        DataError: a damaged file, no such column, or one that holds bytes.
     """
     try:
         import pyarrow
@@ -118,24 +162,51 @@ def parquet(data: bytes, *, source: str, column: str | None) -> list[str]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "pyarrow":
             raise
-        raise MissingExtraError(f"reading {source} needs pyarrow: pip install 'attentune[parquet]'") from None
-    try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
-        names = file.schema_arrow.names
-        wanted = names[0] if column is None and len(names) == 1 else column or _USUAL_COLUMN
-        if wanted not in names:
-            raise _missing(source, column, names)
-        kind = file.schema_arrow.field(wanted).type
-        plain = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if not (pyarrow.types.is_string(plain) or pyarrow.types.is_large_string(plain)):
-            raise DataError(f"{source}: column {wanted!r} holds {kind}, not text")
-        values = file.read(columns=[wanted]).column(wanted).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{source} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    return [value for value in values if value]
+        raise MissingExtraError(f"reading {file.name} needs pyarrow: pip install 'attentune[parquet]'") from None
+    with file.opened() as stream:
+        try:
+            # Parquet is read from its end, for which a packed file would be unpacked again and again.
+            table = pyarrow.parquet.ParquetFile(
+                io.BytesIO(stream.read()) if isinstance(stream, gzip.GzipFile) else stream
+            )
+            names, types = table.schema_arrow.names, table.schema_arrow.types
+            places = {}
+            for name, place in choice.places(names, file.name).items():
+                if not _is_bytes(pyarrow.types, types[place]):
+                    places[name] = place
+                elif not choice.others or name in choice.names:
+                    raise DataError(f"{file.name}: column {name!r} holds {types[place]}, which is no text")
+            groups, number = list(range(table.num_row_groups)), 0
+            while groups and number + (rows := table.metadata.row_group(groups[0]).num_rows) <= skip:
+                groups.pop(0)
+                number += rows
+            wanted = [names[place] for place in dict.fromkeys(places.values())]
+            for batch in table.iter_batches(_BATCH, row_groups=groups, columns=wanted):
+                columns = {name: _plain(pyarrow.types, batch.column(names[place])) for name, place in places.items()}
+                for row in range(batch.num_rows):
+                    number += 1
+                    if number > skip:
+                        yield number, {name: values[row] for name, values in columns.items()}
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{file.name} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _missing(where: str, column: str | None, names: list[str]) -> DataError:
-    if column is None:
-        return DataError(f"{where} has no column {_USUAL_COLUMN!r}; name the one to read: {', '.join(names)}")
-    return DataError(f"{where} has no column {column!r}; {near(column, names)}")
+def _is_bytes(types: Any, kind: Any) -> bool:
+    return any(is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary))
+
+
+def _plain(types: Any, column: Any) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    if types.is_temporal(column.type) or types.is_decimal(column.type):
+        return [None if value is None else str(value) for value in values]
+    return values
+
+
+def line_rows(file: DataFile, codec: str, name: str, *, skip: int = 0) -> Rows:
+    r"""Each line of `file` after the first `skip` as the one column `name`, empty ones too.
+
+    Lines end at `\n` or `\r\n` alone: other characters that break lines stand inside sentences of parallel texts.
+    """
+    for number, line in enumerate(file.lines(codec, returns=False), start=1):
+        if number > skip:
+            yield number, {name: line.removesuffix("\n").removesuffix("\r")}

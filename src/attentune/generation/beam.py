@@ -30,9 +30,9 @@ class Beam(Frozen):
     - coverage = coverage_penalty x sum over source tokens i of log(min(sum over j of p_ij, 1)), with p_ij the weight of
       source token i in the last layer's cross-attention when target token j is chosen, the mean over its heads
 
-    A source is done once none of its open hypotheses can still come among the `alternatives` best finished ones, however
-    long it grew; its text is cut at `max_length` tokens, or at `max_ratio` times the tokens of its source. A width of 1
-    is greedy: it ends where the likeliest token does.
+    A source is done once none of its open hypotheses can still come among the `alternatives` best finished ones,
+    however long it grew; its text is cut at `max_length` tokens, or at `max_ratio` times the tokens of its source. A
+    width of 1 is greedy: it ends where the likeliest token does.
     """
 
     width: Annotated[int, Field(ge=1)] = 5

@@ -107,6 +107,10 @@ class SDPA:
         o = scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=call.dropout, scale=scale, enable_gqa=grouped
         )
+        # Looking at numbers would break a graph, and make an accelerator wait.
+        can_look = o.device.type == "cpu" and not torch.compiler.is_compiling()
+        if can_look and call.layout.once(("all see something", spec.mask), lambda: bool(seen.all())):
+            return Result(o)
         return Result(o.masked_fill(~seen, 0.0))
 
 

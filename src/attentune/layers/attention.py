@@ -23,6 +23,7 @@ from attentune.spec.text import format_value
 
 OUTPUT = frozenset({"output"})
 DECODE, CACHED = -1, 2048  # the bucket of one query over a cache, planned for a cache of so many keys
+FEW = 16  # queries of cross-attention that are a step of decoding, of one text or of several side by side
 BUCKETS = (256, 2048, 16384)  # lengths up to which one choice of kernel holds; beyond the last, its own
 
 
@@ -258,7 +259,8 @@ class Attention(nn.Module):
                 "call bind(device=...)"
             )
         bucket = sum(call.q.shape[2] > longest for longest in BUCKETS)
-        if call.layout.kind is LayoutKind.TREE or (call.q.shape[2] == 1 and call.layout.kind is LayoutKind.CACHED):
+        few = {LayoutKind.CACHED: 1, LayoutKind.CROSS: FEW, LayoutKind.TREE: call.q.shape[2]}
+        if call.q.shape[2] <= few.get(call.layout.kind, 0):
             bucket = DECODE
         bound = self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket]
         if call.wanted == OUTPUT:
@@ -299,4 +301,4 @@ def _buckets(layout: LayoutKind) -> range:
     """The buckets of length that a layout is planned for; the branches of a tree grow by a token at a time."""
     if layout is LayoutKind.TREE:
         return range(DECODE, DECODE + 1)
-    return range(DECODE if layout is LayoutKind.CACHED else 0, len(BUCKETS) + 1)
+    return range(DECODE if layout in (LayoutKind.CACHED, LayoutKind.CROSS) else 0, len(BUCKETS) + 1)

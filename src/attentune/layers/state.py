@@ -9,6 +9,7 @@ from typing import final
 import torch
 
 from attentune.errors import SpecError
+from attentune.kernels.layout import Layout
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.positions import Positions
 
@@ -104,12 +105,26 @@ class LayerState:
 class State:
     """What a model carries: the positions of the tokens that its layers still know, and a state for each layer.
 
-    `context` holds the places of what cross-attention looks at, with its padding.
+    `context` holds the places of what cross-attention looks at, with its padding, and `looking` the layout of the last
+    step over them, with what was made for it.
     """
 
     positions: Positions | None
     layers: list[LayerState]
     context: Positions | None = None
+    looking: Layout | None = None
+
+    def look(self, query: Positions) -> Layout:
+        """The layout of `query` over the known context, whose padding holds zeros in every layer's state.
+
+        Cross-attention knows no order: as many queries as before see what those saw.
+        """
+        assert self.context is not None
+        held = self.looking
+        if held is None or query.valid is not None or held.query.index.shape != query.index.shape:
+            held = Layout.cross(query, self.context, clean=True)
+            self.looking = held if query.valid is None else None
+        return held
 
     @property
     def length(self) -> int:
@@ -149,6 +164,7 @@ class State:
             self.positions = self.positions.map(lambda tensor: tensor.index_select(0, rows))
         if self.context is not None and self.context.index.shape[0] > 1:
             self.context = self.context.map(lambda tensor: tensor.index_select(0, rows))
+        self.looking = None
         self.reorder_branches(rows if branches is None else branches)
         for layer in self.layers:
             if layer.cache is not None:

@@ -104,6 +104,12 @@ def load_model(folder: str | Path) -> LoadedModel:
     place = Path(folder)
     settle(place)
     config = read_config(place)
+    if isinstance(config.get("task"), dict):
+        kind = config["task"].get("kind")
+        raise CheckpointError(
+            f"{place} holds a model of the task {kind!r}, not one of language; see `attentune predict`, from Python "
+            "attentune.load"
+        )
     weights = place / WEIGHTS
     if not weights.is_file():
         raise CheckpointError(f"{place} is incomplete: {WEIGHTS} is missing")
@@ -142,6 +148,11 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def fill_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
+    """Copies what the file `source` holds into a model of the same names and shapes, and takes over its dtype.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
     own = weights_of(model)
     for name in sorted(own.keys() ^ tensors.keys()):
         raise CheckpointError(
@@ -161,6 +172,11 @@ def fill_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: Pat
 
 
 def read_config(place: Path) -> dict[str, Any]:
+    """What `config.json` in the folder `place` says.
+
+    Raises:
+        CheckpointError: the folder or the file is missing, damaged, foreign, or of another version.
+    """
     if not place.is_dir():
         raise CheckpointError(
             f"no model at {place}: {'it is a file, not' if place.exists() else 'there is no such'} folder"

@@ -135,8 +135,8 @@ class Transformer(nn.Module):
         seen = None if state is None else state.context
         if context is not None:
             seen = _places(context, context_valid)
-        if state is not None:
-            state.context = seen
+        if state is not None and context is not None:
+            state.context, state.looking = seen, None
 
         x = self.embedding(ids, layout, last=last)
         if self.spec.dropout and self.training:
@@ -161,8 +161,7 @@ class Transformer(nn.Module):
         losses: dict[str, Tensor] = {}
         records: list[Extra] = []
         walk = None if self.halting is None else Walk(self.halting, x, layout)
-        clean = state is not None and context is None
-        context_layout = None if seen is None else Layout.cross(layout.query, seen, clean=clean)
+        context_layout = _looking(layout, state, context, seen)
         carry: Carry | None = None
         for index, block in enumerate(self.layers):
             assert isinstance(block, Block)
@@ -171,7 +170,7 @@ class Transformer(nn.Module):
                 if walk.empty and (block.cross is None or context is None):  # a new context is always projected
                     continue
                 x, layout, carry = walk.x, walk.over_past(held), walk.carried(carry)
-                context_layout = None if seen is None else Layout.cross(layout.query, seen, clean=clean)
+                context_layout = _looking(layout, state, context, seen)
             x, given = block(
                 x,
                 layout,
@@ -222,11 +221,11 @@ class Transformer(nn.Module):
                 f"a tree's layout needs a place for each of {state.length} known tokens and each new one, "
                 f"got {layout.key.index.shape[1]}"
             )
+        earliest, latest = (int(place) for place in torch.aminmax(layout.query.position))
         for block in self.layers:
             assert isinstance(block, Block)
             if block.attention is not None:
-                position = layout.query.position
-                block.attention.check_decoding(int(position.max()), 1, lambda: int(position.min()))
+                block.attention.check_decoding(latest, 1, lambda: earliest)
         return layout
 
     def _seen(self, state: State, layout: Layout) -> State:
@@ -253,3 +252,10 @@ def _places(context: Tensor, valid: Tensor | None) -> Positions:
         return places
     index = places.index.expand(valid.shape)
     return Positions(index=index, position=index, valid=valid)
+
+
+def _looking(layout: Layout, state: State | None, context: Tensor | None, seen: Positions | None) -> Layout | None:
+    """The layout of cross-attention, where there is any."""
+    if seen is None:
+        return None
+    return state.look(layout.query) if state is not None and context is None else Layout.cross(layout.query, seen)

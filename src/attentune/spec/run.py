@@ -64,6 +64,8 @@ class DataSpec(Frozen):
     path: str | None = None  # file or folder; None is the built-in text
     column: str | None = None  # of JSONL, CSV and Parquet
     encoding: str | None = None  # None detects it
+    header: bool | None = None  # of tables, for tasks: whether the first line names columns; None: unless numbers do
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "lines", "conll"] | None = None  # None: by the ending
     tokenizer: Literal["byte", "char", "bpe", "word"] = "char"  # word: of tasks only
     vocab_size: int = Field(default=4096, ge=257)  # of bpe; of tasks also the most words or characters that are known
     lowercase: bool = False  # of tasks only

@@ -19,6 +19,7 @@ from attentune.errors import DataError
 from attentune.kernels.layout import Layout
 from attentune.shapes import Tensor
 from attentune.spec.run import DataSpec
+from attentune.tasks.task import Array
 
 Column = Annotated[str, Field(min_length=1), BeforeValidator(lambda x: str(x) if isinstance(x, int) else x)]
 """The name of a column, or, where a file has no header, its number from 1 on."""
@@ -82,9 +83,7 @@ def warn_of_cuts(lengths: Sequence[int], context: int, what: str) -> None:
         )
 
 
-def padded(
-    rows: Sequence[Int[np.ndarray, "?T"]], pad: int, device: torch.device
-) -> tuple[Int[Tensor, "B T"], Layout | None]:
+def padded(rows: Sequence[Array], pad: int, device: torch.device) -> tuple[Int[Tensor, "B T"], Layout | None]:
     """Rows of tokens as one batch, padded behind; the layout is None where nothing is padded."""
     lengths = np.array([len(row) for row in rows])
     ids = np.full((len(rows), int(lengths.max())), pad, dtype=np.int64)
@@ -97,11 +96,9 @@ def padded(
     return batch, Layout.padded(valid)
 
 
-def in_batches(rows: Sequence[Int[np.ndarray, "?T"]], tokens: int = PREDICTED_TOKENS) -> Iterator[list[int]]:
+def in_batches(rows: Sequence[Array], tokens: int = PREDICTED_TOKENS) -> Iterator[list[int]]:
     """The numbers of the rows, those of like length together."""
     if rows:
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         for batch in Buckets(lengths, tokens).passed(0):
             yield batch.tolist()
-
-

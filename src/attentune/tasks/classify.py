@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -67,6 +67,10 @@ class Classify(Task):
     @property
     def asked(self) -> tuple[str, ...]:
         return (self.text,) if self.pair is None else (self.text, self.pair)
+
+    @property
+    def drawn_by(self) -> str | None:
+        return None if self.several else self.label
 
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> FittedClassify:
         counts: Counter[str] = Counter()
@@ -168,7 +172,7 @@ class FittedClassify(Fitted):
         targets[0, numbers] = 1
         return targets
 
-    def _whole(self, records: Sequence[Record]) -> list[Int[np.ndarray, "?T"]]:
+    def _whole(self, records: Sequence[Record]) -> list[Array]:
         """Tokens of each record: the class's own where it is asked for, the text, and after a separator its pair."""
         tokenizer, task = self.tokenizer, self.task
         texts = [tokenizer.encode_batch([text_of(one, column) for one in records]) for column in task.asked]
@@ -178,7 +182,7 @@ class FittedClassify(Fitted):
         between = [tokenizer.separator]
         return [np.concatenate([start, a, between, b]).astype(np.int32) for a, b in zip(*texts, strict=True)]
 
-    def _rows(self, records: Sequence[Record]) -> list[Int[np.ndarray, "?T"]]:
+    def _rows(self, records: Sequence[Record]) -> list[Array]:
         """The same, cut at the context; what holds nothing is one unknown token."""
         nothing = np.array([self.tokenizer.unknown], dtype=np.int32)
         return [row[: self.context] if len(row) else nothing for row in self._whole(records)]

@@ -53,9 +53,7 @@ class TaskModel:
         records = [self._record(one, number) for number, one in enumerate(inputs, start=1)]
         return [answer for block in self.predict_blocks(records) for _, answer in block]
 
-    def predict_blocks(
-        self, records: Iterable[Record], size: int = BLOCK
-    ) -> Iterator[list[tuple[Record, Prediction]]]:
+    def predict_blocks(self, records: Iterable[Record], size: int = BLOCK) -> Iterator[list[tuple[Record, Prediction]]]:
         """Records with what the model says of them, `size` at a time: no more than that is held."""
         waiting = iter(records)
         while block := list(islice(waiting, size)):
@@ -108,7 +106,7 @@ def save_task_model(
     return target
 
 
-def load_task_model(folder: str | Path, *, device: torch.device | str = "cpu") -> TaskModel:
+def load(folder: str | Path, *, device: torch.device | str = "cpu") -> TaskModel:
     """The model in `folder` with its task, in evaluation mode.
 
     Raises:
@@ -136,8 +134,3 @@ def load_task_model(folder: str | Path, *, device: torch.device | str = "cpu") -
         raise CheckpointError(f"{weights} is damaged: {error}") from None
     fill_weights(model, tensors, weights)
     return TaskModel(model.to(device).eval(), fitted, config, place)
-
-
-def holds_task(folder: str | Path) -> bool:
-    """Whether the model in `folder` is one of a task. Raises CheckpointError where it holds none at all."""
-    return isinstance(read_config(Path(folder)).get("task"), dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 from typing import Literal, final
 
@@ -10,12 +11,21 @@ from torch import nn
 from torch.nn.functional import dropout, linear, softmax
 
 from attentune.kernels.layout import Layout
-from attentune.models.decoder import ModelOutput
 from attentune.models.transformer import Transformer
 from attentune.shapes import Bool, Float, Int, Tensor
 from attentune.spec.model import ModelSpec
 
 PoolingName = Literal["mean", "first", "attention", "max"]
+
+
+@dataclass
+class HeadOutput:
+    """Logits of `P` places (one for a whole row, or all tokens), losses to add, the trunk's vectors of the tokens."""
+
+    logits: Float[Tensor, "B P C"]
+    losses: dict[str, Tensor]
+    hidden: Float[Tensor, "B T E"]
+    depths: Int[Tensor, "B T"] | None = None
 
 
 @final
@@ -129,19 +139,19 @@ class Classifier(Headed):
         )
         self.pooling = Pooling(pooling, width=spec.width)
 
-    def forward(self, ids: Int[Tensor, "B T"], layout: Layout | None = None) -> ModelOutput:
+    def forward(self, ids: Int[Tensor, "B T"], layout: Layout | None = None) -> HeadOutput:
         """Logits [B 1 C]."""
         given = self.trunk.hidden_states(self.shown(ids), layout)
         pooled = self.pooling(given.x, None if layout is None else layout.query.valid)
         logits = self.output(self.thinned(pooled))[:, None]
-        return ModelOutput(logits, given.losses, hidden=given.x, depths=given.depths)
+        return HeadOutput(logits, given.losses, hidden=given.x, depths=given.depths)
 
 
 @final
 class Tagger(Headed):
     """Logits of every token: output(dropout(trunk(ids)))."""
 
-    def forward(self, ids: Int[Tensor, "B T"], layout: Layout | None = None) -> ModelOutput:
+    def forward(self, ids: Int[Tensor, "B T"], layout: Layout | None = None) -> HeadOutput:
         """Logits [B T C]."""
         given = self.trunk.hidden_states(self.shown(ids), layout)
-        return ModelOutput(self.output(self.thinned(given.x)), given.losses, hidden=given.x, depths=given.depths)
+        return HeadOutput(self.output(self.thinned(given.x)), given.losses, hidden=given.x, depths=given.depths)

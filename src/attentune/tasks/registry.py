@@ -18,15 +18,15 @@ EXAMPLE = "classify(text=review, label=stars)"
 @cache
 def known_tasks() -> dict[str, type[Task]]:
     """The tasks that there are, by the names that users type, in alphabetical order."""
-    found = {}
+    found: dict[str, type[Task]] = {}
     for file in pkgutil.iter_modules(attentune.tasks.__path__):
         if file.name.startswith("_"):
             continue
         module = importlib.import_module(f"{attentune.tasks.__name__}.{file.name}")
         for value in vars(module).values():
-            if isclass(value) and issubclass(value, Task) and not isabstract(value):
-                if value.__module__ == module.__name__ and value.model_fields["kind"].default == file.name:
-                    found[file.name] = value
+            is_task = isclass(value) and issubclass(value, Task) and not isabstract(value)
+            if is_task and value.model_fields["kind"].default == file.name:
+                found[file.name] = value
     return dict(sorted(found.items()))
 
 

@@ -95,6 +95,16 @@ class Task(Frozen, ABC):
     def asked(self) -> tuple[str, ...]:
         """Those that it must have for a prediction."""
 
+    @property
+    def drawn_by(self) -> str | None:
+        """A column of labels that a part drawn for validation shall hold evenly."""
+        return None
+
+    @property
+    def drawn_whole(self) -> str | None:
+        """A column whose values stay together when a part is drawn, such as the article of a question."""
+        return None
+
     @abstractmethod
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> Fitted:
         """Tokenizers and labels from the training records. Raises DataError with file and line."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from attentune.data.records import Record
 from attentune.errors import DataError
+from attentune.evaluation.task_report import Figure
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import RunSpec
 from attentune.tasks.task import Fitted, Scores
@@ -47,15 +48,6 @@ class TaskRun:
     best: Measured
     validation: Scores
     test: Scores | None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over seeds; the standard deviation is None for a single one."""
-
-    mean: float
-    deviation: float | None
-    each: tuple[float, ...] = field(default=())
 
 
 def train_task(
@@ -108,11 +100,10 @@ def train_task(
     )
 
 
-def spread(scores: Sequence[Scores]) -> Mapping[str, Spread]:
-    """Each figure over several seeds."""
-    names = [name for name in scores[0].values if all(name in one.values for one in scores)] if scores else []
+def over_seeds(scores: Sequence[Scores]) -> dict[str, Figure]:
+    """Each figure over several seeds, with its standard deviation."""
     found = {}
-    for name in names:
-        each = tuple(one.values[name] for one in scores)
-        found[name] = Spread(statistics.fmean(each), statistics.stdev(each) if len(each) > 1 else None, each)
+    for name in scores[0].values if scores else ():
+        each = tuple(one.values[name] for one in scores if name in one.values)
+        found[name] = Figure(statistics.fmean(each), statistics.stdev(each) if len(each) > 1 else None, each)
     return found

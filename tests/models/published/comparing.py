@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from attentune.models.build import build
+from attentune.models.build import build, build_encoder_decoder
 from attentune.models.decoder import Decoder
+from attentune.models.encoder_decoder import EncoderDecoder
 from attentune.shapes import Tensor
 from attentune.spec.model import ModelSpec
 
@@ -46,6 +47,15 @@ def ours(spec: ModelSpec, mapped: dict[str, Tensor]) -> Decoder:
     return model
 
 
+def ours_whole(spec: ModelSpec, mapped: dict[str, Tensor]) -> EncoderDecoder:
+    """The same for both halves of an encoder-decoder."""
+    model = build_encoder_decoder(spec, seed=1).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(mapped[name])
+    return model
+
+
 def rows(vocabulary: int, *shape: int, seed: int = 2) -> Tensor:
     return torch.randint(3, vocabulary, shape, generator=torch.Generator().manual_seed(seed))
 
@@ -60,7 +70,7 @@ def assert_equal(name: str, mine: Tensor, published: Tensor) -> None:
     assert error <= TOLERANCE * max(size, 1.0), f"{name}: differs by {error:.2e}, values to {size:.2e}"
 
 
-def assert_equal_gradients(model: nn.Module, pairs: list[tuple[Decoder, dict[str, Tensor]]]) -> None:
+def assert_equal_gradients(model: nn.Module, pairs: list[tuple[Decoder | EncoderDecoder, dict[str, Tensor]]]) -> None:
     """Gradients of our parameters, carried back through the reader to the names of the published model.
 
     The reader is linear: its adjoint takes concatenations, transpositions, sums and ties apart again.

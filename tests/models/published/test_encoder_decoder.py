@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from attentune.errors import CheckpointError
 from attentune.kernels import Layout
 from attentune.models.published import marian, t5
 from attentune.shapes import Tensor
@@ -12,7 +13,7 @@ from models.published.comparing import (
     assert_equal,
     assert_equal_gradients,
     loss_of,
-    ours,
+    ours_whole,
     published,
     rows,
     state_of,
@@ -55,19 +56,18 @@ MARIAN_SIZES: dict[str, Any] = {
 
 def assert_same(family: Any, model: Any, config: dict[str, Any], real: Tensor | None = None) -> None:
     """Logits and gradients of the two halves together; `real` is False on padding of the source."""
-    state = state_of(model)
-    specs = {half: getattr(family, f"{half}_spec")(config) for half in ("encoder", "decoder")}
-    mapped = {half: getattr(family, f"{half}_weights")(state, spec) for half, spec in specs.items()}
-    encoder, decoder = (ours(specs[half], mapped[half]) for half in ("encoder", "decoder"))
+    spec = family.model_spec(config)
+    mapped = family.weights(state_of(model), spec)
+    mine = ours_whole(spec, mapped)
     theirs = model(input_ids=SOURCE, attention_mask=real, decoder_input_ids=TARGET).logits
-    hidden = encoder(SOURCE, None if real is None else Layout.padded(real)).hidden
-    logits = decoder(TARGET, context=hidden, context_valid=real).logits
+    layout = None if real is None else Layout.padded(real)
+    logits = mine(TARGET, source=SOURCE, source_layout=layout).logits
     assert theirs.std() > 0.1
     assert_equal("logits", logits, theirs)
     model.zero_grad()
     loss_of(theirs).backward()
     loss_of(logits).backward()
-    assert_equal_gradients(model, [(encoder, mapped["encoder"]), (decoder, mapped["decoder"])])
+    assert_equal_gradients(model, [(mine, mapped)])
 
 
 def padding() -> Tensor:
@@ -126,3 +126,20 @@ def test_marian_with_padding_and_two_vocabularies() -> None:
         **{**MARIAN_SIZES, "decoder_vocab_size": 70}, share_encoder_decoder_embeddings=False
     )
     assert_same(marian, published(transformers.MarianMTModel, config), config.to_dict(), padding())
+
+
+def test_one_table_for_both_halves_or_two() -> None:
+    config = transformers.MarianConfig(**MARIAN_SIZES)
+    state = state_of(published(transformers.MarianMTModel, config))
+    spec = marian.model_spec(config.to_dict())
+    assert spec.share == ("embedding",)
+    assert "decoder.embedding.table" not in marian.weights(state, spec)
+    own = marian.model_spec({**config.to_dict(), "share_encoder_decoder_embeddings": False})
+    assert own.share == ()
+    assert torch.equal(
+        marian.weights(state, own)["decoder.embedding.table"], marian.weights(state, spec)["encoder.embedding.table"]
+    )
+    del state["model.shared.weight"]
+    state["model.decoder.embed_tokens.weight"] = state["lm_head.weight"] = torch.randn(61, 24)
+    with pytest.raises(CheckpointError, match="shares the embeddings, and the two halves differ"):
+        marian.weights(state, spec)

@@ -1,0 +1,95 @@
+"""The work of `attentune predict`: records in, predictions out, block by block."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from attentune.cli.console import Report, activity, print_json
+from attentune.cli.loading import model_folder, pick_device
+from attentune.cli.predict import Options
+from attentune.cli.words import UsageError
+from attentune.mechanisms import load_plugin, registry
+from attentune.spec.run import DataSpec
+from attentune.tasks.answers import AnswerFile, Format, Rows, row_of
+from attentune.tasks.folder import TaskModel, load
+from attentune.tasks.reading import stream
+
+STANDARD = "-"
+HEADER = {"auto": None, "yes": True, "no": False}
+
+
+def predict(options: Options) -> None:
+    """Predict the records of the input, and write them to the output."""
+    if options.json_ and options.output == STANDARD:
+        raise UsageError("--json prints a summary where the predictions go; name a file with --output")
+    if options.plugin is not None:
+        load_plugin(options.plugin, registry)
+    model = load(model_folder(options.model), device=pick_device(options.device))
+    if options.output == STANDARD:
+        _to_standard_output(options, model)
+        return
+    begun = time.perf_counter()
+    resume = not options.restart and options.input != STANDARD  # what was piped in cannot be read again
+    file = AnswerFile(options.output, _identity(options, model), format=_format(options), resume=resume)
+    before, whole = file.records, False
+    try:
+        with activity("predicting") as report:
+            for rows in _blocks(options, model, skip=file.records, report=report, done=file.records):
+                file.append(rows)
+        whole = True
+    finally:
+        file.close(whole=whole)
+    seconds = time.perf_counter() - begun
+    if options.json_:
+        print_json({"output": options.output, "records": file.records, "resumed_at": before, "seconds": seconds})
+    else:
+        went_on = f", the first {before:,} of them earlier" if before else ""
+        print(f"{options.output}: {file.records:,} records{went_on} in {seconds:.1f} s", file=sys.stderr)
+
+
+def _to_standard_output(options: Options, model: TaskModel) -> None:
+    rows = Rows(_format(options))
+    with activity("predicting") as report:
+        for block in _blocks(options, model, skip=0, report=report, done=0):
+            sys.stdout.write(rows.text(block))
+            sys.stdout.flush()
+
+
+def _blocks(options: Options, model: TaskModel, *, skip: int, report: Report, done: int) -> Any:
+    size = 0
+    read = 0
+
+    def told(position: int, whole: int) -> None:
+        nonlocal size, read
+        read, size = position, whole
+
+    data = DataSpec(encoding=options.encoding, header=HEADER[options.header], format=options.input_format)
+    task = model.fitted.task
+    records = stream(task, options.input, data, answers=False, skip=skip, progress=told)
+    for block in model.predict_blocks(records, options.block):
+        yield [row_of(record, answer, bare=options.bare) for record, answer in block]
+        done += len(block)
+        report(read, size, f"{done:,} records")
+
+
+def _format(options: Options) -> Format:
+    if options.format is not None:
+        return options.format
+    return "csv" if options.output.lower().endswith(".csv") else "jsonl"
+
+
+def _identity(options: Options, model: TaskModel) -> dict[str, Any]:
+    """What decides the output."""
+    given: dict[str, Any] = {"path": options.input}
+    if options.input != STANDARD and os.path.exists(options.input):
+        status = Path(options.input).stat()
+        given |= {"bytes": status.st_size, "changed": status.st_mtime_ns}
+    return {
+        "model": model.config.get("weights"),
+        "input": {**given, "encoding": options.encoding, "header": options.header, "format": options.input_format},
+        "format": [_format(options), options.bare],
+    }

@@ -1,0 +1,44 @@
+"""The tasks as data, and as text to read."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from attentune.tasks.registry import known_tasks
+
+
+def described() -> list[dict[str, Any]]:
+    """Each task: its name, what it does, the stack it stands on, its options."""
+    return [
+        {
+            "name": name,
+            "summary": " ".join((inspect.getdoc(task) or "").split()),
+            "stack": task.stack,
+            "options": {
+                field: {"default": None if one.is_required() else one.default, "choices": _choices(one.annotation)}
+                for field, one in task.model_fields.items()
+                if field != "kind" and (one.is_required() or one.default is not PydanticUndefined)
+            },
+        }
+        for name, task in known_tasks().items()
+    ]
+
+
+def shown(found: list[dict[str, Any]]) -> str:
+    """The same as text."""
+    lines = []
+    for task in found:
+        lines += [f"{task['name']}  ({task['stack']})", f"    {task['summary']}"]
+        for name, option in task["options"].items():
+            choices = f"  one of {', '.join(map(str, option['choices']))}" if option["choices"] else ""
+            lines.append(f"    {name} = {option['default']!r}{choices}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _choices(annotation: Any) -> list[Any]:
+    return list(typing.get_args(annotation)) if typing.get_origin(annotation) is typing.Literal else []

@@ -1,0 +1,200 @@
+"""The work of `attentune train --task`: records to examples, a model for each seed, and the folder that is left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attentune.cli.console import activity, print_json
+from attentune.cli.loading import pick_device
+from attentune.cli.train import Options
+from attentune.cli.training import model_spec
+from attentune.cli.words import UsageError
+from attentune.data.splits import duplicates, without
+from attentune.evaluation.cost import parameter_count
+from attentune.evaluation.task_report import TaskReport
+from attentune.mechanisms import load_plugin, registry
+from attentune.models.storage import atomic_write
+from attentune.spec.model import ModelSpec
+from attentune.spec.run import RunSpec
+from attentune.tasks.folder import save_task_model
+from attentune.tasks.reading import drawn_apart, read
+from attentune.tasks.registry import read_task
+from attentune.tasks.task import Fitted, Task
+from attentune.training.task import Parts, TaskRun, over_seeds, train_task
+from attentune.training.task_source import TaskSource
+from attentune.training.trackers import JsonlTracker, TensorBoardTracker
+
+OF_TEXT = ("column", "isolate_documents")  # of DataSpec: a task names its columns, and its rows are apart anyway
+
+
+def train_on_task(options: Options, text: str) -> None:
+    """Train as `options` say.
+
+    `out` then holds `model/`, `result.json`, `report.md` and pictures, and `checkpoints/`, `tensorboard/`, `log.jsonl`;
+    with several seeds these three in a folder for each, and in `model/` the seed that did best on the validation
+    records.
+    """
+    if options.plugin is not None:
+        load_plugin(options.plugin, registry)
+    task = read_task(text)
+    for name in OF_TEXT:
+        if getattr(options.data, name):
+            raise UsageError(f"data.{name} is for language models: it does nothing for a task")
+    if options.data.path is None:
+        raise UsageError("a task needs records: name their file with --data")
+    device = pick_device(options.device)
+    run = RunSpec(**{name: getattr(options, name) for name in RunSpec.model_fields})
+    parts, counts = read_parts(task, options, run)
+    with activity("preparing examples"):
+        fitted = task.fit(parts.train, run.data, context=run.context)
+        source = TaskSource(fitted, parts.train, parts.validation)
+        for record in parts.test:
+            fitted.example(record)  # refuses unknown labels now, and not after hours
+    if options.epochs is not None:
+        run = source.for_epochs(run, options.epochs)
+    spec = fitted.complete(model_spec(options.model, vocab_size=1, context=run.context, stack=task.stack))
+    runs = [
+        _trained(options, fitted, source, parts, spec, run.replace(seed=run.seed + number), device)
+        for number in range(options.seeds)
+    ]
+    _leave(options, text, fitted, source, parts, spec, run, runs, counts)
+
+
+def read_parts(task: Task, options: Options, run: RunSpec) -> tuple[Parts, dict[str, Any]]:
+    """The records of each part, and how many there are, and how many stand in two of them."""
+    data = run.data
+    assert data.path is not None
+    with activity("reading") as report:
+        train = read(task, data.path, data, progress=report)
+        test = [] if options.test_path is None else read(task, options.test_path, data, progress=report)
+        if options.validation_path is not None:
+            validation = read(task, options.validation_path, data, progress=report)
+        else:
+            train, validation = drawn_apart(task, train, data.validation)
+    held: dict[str, Any] = {"duplicates": {}}
+    for name, others in (("validation", validation), ("test", test)):
+        found = duplicates(train, others, task.asked, names=("training", name))
+        if found.test:
+            held["duplicates"][name] = len(found.test)
+        if options.drop_duplicates:
+            train = without(train, found.train)
+    held |= {"train": len(train), "validation": len(validation), "test": len(test)}
+    held["dropped"] = options.drop_duplicates
+    return Parts(train, validation, test), held
+
+
+def _trained(
+    options: Options, fitted: Fitted, source: TaskSource, parts: Parts, spec: ModelSpec, run: RunSpec, device: Any
+) -> TaskRun:
+    place = options.out if options.seeds == 1 else options.out / f"seed-{run.seed}"
+    title = "training" if options.seeds == 1 else f"training, seed {run.seed}"
+    with activity(title) as report:
+        return train_task(
+            fitted,
+            source,
+            parts,
+            spec,
+            run,
+            device=device,
+            folder=place / "checkpoints",
+            resume=not options.restart,
+            trackers=(JsonlTracker(place / "log.jsonl"), TensorBoardTracker(place / "tensorboard")),
+            progress=lambda step, steps, loss, speed: report(step, steps, f"loss {loss:.3f}, {speed:,.0f} tokens/s"),
+        )
+
+
+def _leave(
+    options: Options,
+    text: str,
+    fitted: Fitted,
+    source: TaskSource,
+    parts: Parts,
+    spec: ModelSpec,
+    run: RunSpec,
+    runs: list[TaskRun],
+    counts: dict[str, Any],
+) -> None:
+    """Writes the model and what it is worth, and prints a summary."""
+    best = max(runs, key=lambda one: (one.best.value, -one.best.loss))
+    scored_on, asked = ("test", parts.test) if parts.test else ("validation", parts.validation)
+    scores = best.test or best.validation
+    figures = {"validation": over_seeds([one.validation for one in runs])}
+    if parts.test:
+        figures["test"] = over_seeds([one.test for one in runs if one.test is not None])
+    with activity("baselines"):
+        baselines = fitted.baseline(parts.train, asked) if options.baselines else {}
+    waste = source.buckets(run).waste
+    size = parameter_count(best.model)
+    report = TaskReport(
+        task=text,
+        main=scores.main,
+        scored_on=scored_on,
+        figures=figures,
+        baselines=baselines,
+        scores=scores,
+        curve={one.seed: [asdict(point) for point in one.curve] for one in runs},
+        facts={
+            "records": _counted(counts),
+            "training": f"{run.steps:,} steps in {sum(one.result.seconds for one in runs):.1f} s, {size:,} parameters, "
+            f"{waste:.1%} of the tokens are padding",
+            "best after": ", ".join(f"{one.best.step:,} steps (seed {one.seed})" for one in runs),
+        },
+    )
+    folder = save_task_model(
+        options.out / "model",
+        best.model,
+        spec,
+        fitted,
+        extra={"run": run.replace(seed=best.seed).model_dump(mode="json"), "score": dict(scores.values)},
+    )
+    pictures = report.pictures()
+    for name, picture in pictures.items():
+        atomic_write(options.out / name, picture)
+    atomic_write(options.out / "report.md", report.markdown(list(pictures)))
+    result = {
+        "model": str(folder),
+        "out": str(options.out),
+        "parameters": size,
+        "records": counts,
+        "padding": waste,
+        "seeds": [_seed(one) for one in runs],
+        **report.as_data(),
+    }
+    atomic_write(options.out / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    if options.json_:
+        print_json(result)
+    else:
+        print("\n".join([*report.lines(), *_last_lines(options.out, folder)]))
+
+
+def _seed(one: TaskRun) -> dict[str, Any]:
+    return {
+        "seed": one.seed,
+        "steps": len(one.result.losses),
+        "best_step": one.best.step,
+        "loss": one.best.loss,
+        "validation": dict(one.validation.values),
+        "test": None if one.test is None else dict(one.test.values),
+        "seconds": one.result.seconds,
+        "tokens_per_second": one.result.tokens_per_second,
+        "peak_bytes": one.result.peak_bytes,
+    }
+
+
+def _counted(counts: dict[str, Any]) -> str:
+    text = ", ".join(f"{counts[name]:,} {name}" for name in ("train", "validation", "test") if counts[name])
+    what = "left out of train" if counts["dropped"] else "also in train"
+    for name, number in counts["duplicates"].items():
+        text += f"; {number:,} of {name} {what}"
+    return text
+
+
+def _last_lines(out: Path, folder: Path) -> list[str]:
+    return [
+        f"{'report':<11} {out / 'report.md'}",
+        f"{'model':<11} {folder}",
+        f"{'go on':<11} attentune predict {folder} --input FILE --output FILE",
+    ]

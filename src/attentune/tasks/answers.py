@@ -1,0 +1,140 @@
+"""A file of predictions that grows block by block, and goes on after a kill where its last whole block ends.
+
+Beside OUTPUT stand, until it is whole, OUTPUT.partial with the blocks so far and OUTPUT.partial.json, which says how
+many records and bytes they are. A block is forced to the disk before it is counted: what a kill leaves behind the
+counted bytes is cut off. At the end OUTPUT.partial becomes OUTPUT.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal, final
+
+from attentune.data.records import Record
+from attentune.errors import DataError, StorageError
+from attentune.models.storage import atomic_write, storage_errors
+from attentune.tasks.task import Prediction
+
+Format = Literal["jsonl", "csv"]
+
+
+def row_of(record: Record, prediction: Prediction, *, bare: bool) -> dict[str, Any]:
+    """What is written of a record: its columns, unless `bare`, and the prediction.
+
+    Raises:
+        DataError: a column of the record is called as one of the prediction.
+    """
+    answer = prediction.as_data()
+    if bare:
+        return answer
+    if both := sorted(answer.keys() & record.values.keys()):
+        raise DataError(
+            f"{record.where} has a column {both[0]!r}, as the prediction has; rename it, or write the predictions "
+            "alone (--bare)"
+        )
+    return {**record.values, **answer}
+
+
+@final
+class Rows:
+    """Rows as text: JSON lines, or CSV whose header the first row decides; what is no text or number is JSON there."""
+
+    def __init__(self, format: Format, header: Sequence[str] | None = None) -> None:
+        self.format, self.header = format, None if header is None else tuple(header)
+
+    def text(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """The rows, each with its line end, and before the very first row the header.
+
+        Raises:
+            DataError: a row has columns that the header lacks.
+        """
+        if self.format == "jsonl":
+            return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+        held = io.StringIO()
+        begins = self.header is None
+        if self.header is None and rows:
+            self.header = tuple(rows[0])
+        writer = csv.DictWriter(held, self.header or (), restval="", lineterminator="\n")
+        if begins and rows:
+            writer.writeheader()
+        for row in rows:
+            if odd := sorted(row.keys() - set(self.header or ())):
+                raise DataError(
+                    f"a row has a column {odd[0]!r} that the first has not; write JSON lines (--format jsonl)"
+                )
+            writer.writerow({name: _cell(value) for name, value in row.items()})
+        return held.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+@final
+class AnswerFile:
+    """`output` in the making. `identity` is what must be the same for a resumption: the model, the input, the format.
+
+    Raises:
+        StorageError: it cannot be written, or what stands there is of another model or input.
+    """
+
+    def __init__(self, output: str | Path, identity: Mapping[str, Any], *, format: Format, resume: bool = True) -> None:
+        self.output = Path(output)
+        self.partial = self.output.with_name(f"{self.output.name}.partial")
+        self.state = self.output.with_name(f"{self.output.name}.partial.json")
+        self._identity = json.loads(json.dumps(dict(identity)))
+        self.records = self.bytes = 0
+        header: list[str] | None = None
+        with storage_errors(self.output):
+            if self.output.is_dir():
+                raise StorageError(f"cannot write {self.output}: it is a folder; name a file")
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            if resume and self.state.is_file() and self.partial.is_file():
+                self.records, self.bytes, header = self._read_state()
+            self._file: IO[bytes] = self.partial.open("r+b" if self.bytes else "wb")
+            self._file.truncate(self.bytes)
+            self._file.seek(self.bytes)
+        self.rows = Rows(format, header)
+
+    def _read_state(self) -> tuple[int, int, list[str] | None]:
+        try:
+            held = json.loads(self.state.read_text(encoding="utf-8"))
+            identity, records, bytes_, header = (held[name] for name in ("identity", "records", "bytes", "header"))
+        except (ValueError, KeyError, TypeError):
+            raise StorageError(f"{self.state} is damaged; remove it or start over (--restart)") from None
+        if identity != self._identity:
+            names = [name for name in self._identity if identity.get(name) != self._identity[name]]
+            raise StorageError(
+                f"{self.partial} was begun with another {', '.join(names) or 'version'}; go on with the same, name "
+                "another output, or start over (--restart)"
+            )
+        if self.partial.stat().st_size < bytes_:
+            raise StorageError(f"{self.partial} is shorter than it was; start over (--restart)")
+        return records, bytes_, header
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds a block, whole or not at all."""
+        data = self.rows.text(rows).encode("utf-8", "replace")
+        with storage_errors(self.output):
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self.records, self.bytes = self.records + len(rows), self.bytes + len(data)
+        header = None if self.rows.header is None else list(self.rows.header)
+        state = {"identity": self._identity, "records": self.records, "bytes": self.bytes, "header": header}
+        atomic_write(self.state, json.dumps(state))
+
+    def close(self, *, whole: bool) -> None:
+        """Ends the writing; where it is `whole`, the output gets its name."""
+        self._file.close()
+        if whole:
+            with storage_errors(self.output):
+                os.replace(self.partial, self.output)
+                self.state.unlink(missing_ok=True)
