@@ -7,13 +7,13 @@ import pytest
 from attentune.data.records import Record
 from attentune.errors import SpecError
 from attentune.tasks.transduce import Transduce
-from tasks.sequences import DATA, numbers, taught
+from tasks.sequences import DATA, RUN, numbers, taught
 
 
 def controlled(count: int, *, seed: int = 0) -> list[Record]:
-    """The same numbers, repeated as they are or in English."""
+    """Single numbers, repeated as they are or in English."""
     made = []
-    for place, one in enumerate(numbers(count, seed=seed, most=3)):
+    for place, one in enumerate(numbers(count, seed=seed, most=1)):
         for how, side in (("repeat", "de"), ("translate", "en")):
             made.append(Record({"how": how, "de": one["de"], "said": one[side]}, f"line {place}"))
     return made
@@ -22,9 +22,9 @@ def controlled(count: int, *, seed: int = 0) -> list[Record]:
 def test_the_prefix_decides_what_is_said() -> None:
     task = Transduce(source="de", target="said", control="how")
     assert task.asked == ("how", "de") and task.columns == ("how", "de", "said")
-    fitted, model = taught(task, controlled(400))
-    asked = [Record({"how": how, "de": "eins drei"}, "x") for how in ("repeat", "translate")]
-    assert [one.value for one in fitted.predict(model, asked)] == ["eins drei", "one three"]
+    fitted, model = taught(task, controlled(200), RUN.replace(steps=500, batch=10))
+    asked = [Record({"how": how, "de": "drei"}, "x") for how in ("repeat", "translate")]
+    assert [one.value for one in fitted.predict(model, asked)] == ["drei", "three"]
 
 
 def test_prefix_and_source_are_kept_apart() -> None:
