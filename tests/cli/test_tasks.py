@@ -25,26 +25,9 @@ pytest.importorskip("sklearn", reason="metrics of tasks need scikit-learn")
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
 SMALL = [
-    "--task",
-    "classify(word_dropout=0.1)",
-    "--data.tokenizer",
-    "word",
-    "--context",
-    "16",
-    "--batch",
-    "8",
-    "--epochs",
-    "3",
-    "--model.width",
-    "16",
-    "--model.depth",
-    "1",
-    "--model.layers",
-    "heads=2,mask=full",
-    "--optimizer.learning-rate",
-    "5e-3",
-    "--schedule.warmup",
-    "5",
+    *("--task", "classify(word_dropout=0.1)", "--data.tokenizer", "word", "--context", "16", "--batch", "8"),
+    *("--epochs", "3", "--model.width", "16", "--model.depth", "1", "--model.layers", "heads=2,mask=full"),
+    *("--optimizer.learning-rate", "5e-3", "--schedule.warmup", "5", "--average", "2"),
 ]
 
 

@@ -13,7 +13,7 @@ from attentune.cli.parsing import CommandOptions
 EXAMPLES = """
     attentune predict runs/stars --input reviews.csv --output stars.jsonl
     attentune predict runs/stars --input reviews.jsonl.gz --output stars.csv --bare
-    cat reviews.jsonl | attentune predict runs/stars --input - --output - | head
+    attentune predict runs/stars --input - --output - --input-format jsonl
 """
 Count = Annotated[int, Field(ge=1)]
 

@@ -119,7 +119,7 @@ class Options(CommandOptions, RunSpec):
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
 
-OF_TASKS = ("validation_path", "test_path", "epochs", "seeds", "drop_duplicates", "baselines")
+OF_TASKS = ("average", "validation_path", "test_path", "epochs", "seeds", "drop_duplicates", "baselines")
 
 
 def run(options: Options) -> int:

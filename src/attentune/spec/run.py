@@ -90,6 +90,9 @@ class RunSpec(Frozen):
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=250, ge=1)  # steps
     evaluate_tokens: int | None = Field(default=65536, ge=1)  # during training; the end uses all of it
+    average: int = Field(
+        default=1, ge=1
+    )  # of tasks: the mean of the weights at so many evaluations is measured and kept
     checkpoint_every: int = Field(default=250, ge=1)  # steps
     diagnose_every: int = Field(default=100, ge=0)  # steps between gradient-flow records; 0 never
 

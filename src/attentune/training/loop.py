@@ -23,7 +23,7 @@ from attentune.training.reporting import REPORT_EVERY, Progress, report, track, 
 from attentune.training.result import StopTraining, TrainResult
 from attentune.training.schedules import learning_rate_share
 from attentune.training.session import Session
-from attentune.training.source import Source, TextSource
+from attentune.training.source import Remembering, Source, TextSource
 from attentune.training.state import remove_checkpoints
 from attentune.training.trackers import Tracker
 
@@ -64,6 +64,8 @@ def train(
     with torch.random.fork_rng(devices=generators):  # the caller's random numbers stay as they were
         torch.manual_seed(run.seed)
         source = TextSource(source) if isinstance(source, Corpus) else source
+        if run.average > 1 and not isinstance(source, Remembering):
+            raise TrainingError(f"average={run.average} is for tasks, whose best weights are kept; leave it at 1 here")
         session = Session(model, source, run, prepare_folder(folder) if folder is not None else None)
         if session.folder is not None:
             session.resume() if resume else remove_checkpoints(session.folder)

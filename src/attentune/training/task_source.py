@@ -58,6 +58,7 @@ class TaskSource:
         self.curve: list[Measured] = []
         self.best: Measured | None = None
         self._best_weights: dict[str, Tensor] = {}
+        self._latest: list[dict[str, Tensor]] = []  # at the last evaluations: what the next is averaged with
         self._records = list(validation)
         self._lengths = np.array([one.length for one in self.train], dtype=np.int64)
         self._steps = 0
@@ -108,19 +109,28 @@ class TaskSource:
         """The mean loss of a scored target of the validation records in nats, without label smoothing.
 
         Where the task is chosen by its score, the records are also predicted and scored. The best weights are kept.
+        With `run.average` above 1 it is the mean of the weights at the last evaluations that is measured and kept
+        (arXiv:1706.03762, section 6.1); the training goes on from its own.
         """
         del last
+        own = {name: tensor.detach().clone() for name, tensor in weights_of(model).items()}
+        measured = _mean([*self._latest, own])
+        self._latest = [*self._latest, own][1 - run.average :] if run.average > 1 else []
+        load_tensors(model, measured)
+        found = self._measure(model, run)
+        self.curve.append(found)
+        if math.isfinite(found.loss) and (self.best is None or _better(found, self.best)):
+            self.best, self._best_weights = found, measured
+        load_tensors(model, own)
+        return found.loss, None
+
+    def _measure(self, model: nn.Module, run: RunSpec) -> Measured:
         loss = mean_loss(model, self.fitted, self.validation, tokens=4 * run.tokens_per_step)
         value, scores = -loss, {}
         if self.fitted.task.chosen_by == "score":
             found = self.fitted.score(self.fitted.predict(model, self._records), self._records)
             value, scores = found.value, dict(found.values)
-        measured = Measured(self._steps, loss, value, scores)
-        self.curve.append(measured)
-        if math.isfinite(loss) and (self.best is None or _better(measured, self.best)):
-            self.best = measured
-            self._best_weights = {name: tensor.detach().clone() for name, tensor in weights_of(model).items()}
-        return loss, None
+        return Measured(self._steps, loss, value, scores)
 
     def take_best(self, model: nn.Module) -> Measured | None:
         """Puts the weights that did best into `model`, and says how good they were; None where none were measured."""
@@ -130,13 +140,29 @@ class TaskSource:
 
     def remembered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         best = None if self.best is None else asdict(self.best)
-        return self._best_weights, {"curve": [asdict(one) for one in self.curve], "best": best}
+        tensors = {f"best.{name}": tensor for name, tensor in self._best_weights.items()}
+        for number, weights in enumerate(self._latest):
+            tensors |= {f"latest.{number}.{name}": tensor for name, tensor in weights.items()}
+        return tensors, {"curve": [asdict(one) for one in self.curve], "best": best, "latest": len(self._latest)}
 
     def remember(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         self.curve = [Measured(**one) for one in plain.get("curve", [])]
         best = plain.get("best")
         self.best = None if best is None else Measured(**best)
-        self._best_weights = dict(tensors)
+        self._best_weights = _under("best", tensors)
+        self._latest = [_under(f"latest.{number}", tensors) for number in range(plain.get("latest", 0))]
+
+
+def _mean(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each tensor, in new ones; what is no floating-point number is as in the last."""
+    return {
+        name: torch.stack([one[name] for one in weights]).mean(0) if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in weights[-1].items()
+    }
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): one for name, one in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def _better(one: Measured, other: Measured) -> bool:
