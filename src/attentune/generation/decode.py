@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -59,7 +60,7 @@ def decode(
         for begin in range(0, len(order), batch):
             rows = order[begin : begin + batch]
             for row, texts in zip(rows, _decode_batch(model, sources, rows, by, start, end, limit, weigh), strict=True):
-                found[row] = texts
+                found[row] = [_without_padding(text, len(sources[row])) for text in texts]
     finally:
         model.train(was_training)
     return found
@@ -154,6 +155,11 @@ def _draw(
             rows, token = rows[kept], token[kept]
         seen = begun.step(token[:, None], torch.zeros_like(token)[:, None])
     return made
+
+
+def _without_padding(text: Hypothesis, length: int) -> Hypothesis:
+    """The weights on the tokens of the source itself, which stand first."""
+    return text if text.weights is None else replace(text, weights=text.weights[:, :length])
 
 
 def _pick(logits: Float[Tensor, "B N"], sampling: Sampling, draw: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
