@@ -18,7 +18,7 @@ def dropout(x: Float[Tensor, "*sizes"], share: float) -> Float[Tensor, "*sizes"]
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, share)
-    dropped = round(share * _STEPS)
+    dropped = min(round(share * _STEPS), _STEPS - 1)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
     drawn = words.view(torch.int16)[: x.numel()].view(x.shape)
     kept = (drawn >= dropped - _STEPS // 2).to(x.dtype)
