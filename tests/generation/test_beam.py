@@ -274,17 +274,25 @@ MARIAN: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize(("width", "alternatives"), [(2, 1), (5, 1), (4, 4)])
-@pytest.mark.parametrize("steps", [0, 40])  # of teaching: a random model never ends its texts, a taught one does
-def test_finds_what_transformers_finds(width: int, alternatives: int, penalty: float, steps: int) -> None:
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+@cache
+def translators(steps: int) -> tuple[Any, EncoderDecoder]:
+    """A model of theirs, and ours with its weights."""
+    import transformers
+
     config = transformers.MarianConfig(**MARIAN)
     theirs = published(transformers.MarianMTModel, config)
     theirs.generation_config.forced_eos_token_id = None
     teach(theirs, steps)
     spec = marian.model_spec(config.to_dict())
-    model = ours_whole(spec, marian.weights(state_of(theirs), spec))
+    return theirs, ours_whole(spec, marian.weights(state_of(theirs), spec))
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(("width", "alternatives"), [(2, 1), (5, 1), (4, 4)])
+@pytest.mark.parametrize("steps", [0, 200])  # of teaching: a random model never ends its texts, a taught one does
+def test_finds_what_transformers_finds(width: int, alternatives: int, penalty: float, steps: int) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    theirs, model = translators(steps)
     source, real = rows(61, 6, 9), torch.arange(9) < torch.tensor([[9], [4], [7], [2], [9], [5]])
     made = theirs.generate(
         input_ids=source.masked_fill(~real, 0), attention_mask=real.long(), num_beams=width, max_new_tokens=12,
