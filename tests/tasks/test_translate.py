@@ -136,6 +136,8 @@ def test_the_spec_is_completed_by_the_data() -> None:
     own = fitted.complete(small("heads=2, cross=attention(heads=4)", encoder=small("heads=4", width=16)))
     assert own.encoder is not None and (own.encoder.vocab_size, own.vocab_size) == (10, 8) and own.share == ()
     assert str(own.layers[0].cross) == "heads=4" and own.encoder.width == 16
+    with pytest.raises(SpecError, match="share=embedding needs one vocabulary"):
+        fitted.complete(own.replace(vocab_size=10, encoder=small(), share=("embedding",)))
     with pytest.raises(SpecError, match="do not say how they look at the encoder"):
         shared.complete(small("branches=lstm"))
 
