@@ -24,16 +24,8 @@ FILES = {
     "wnut17": ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated", (3394, 1009, 1287), None),
 }
 TINY = [
-    "--steps",
-    "2",
-    "--context",
-    "24",
-    "--model.width",
-    "16",
-    "--model.feed-forward.hidden",
-    "16",
-    "--no-baselines",
-    "--json",
+    *("--steps", "2", "--context", "24", "--evaluate-every", "2", "--model.width", "16"),
+    *("--model.feed-forward.hidden", "16", "--no-baselines", "--json"),
 ]
 
 
