@@ -11,6 +11,7 @@ from attentune.data.record import missing_column
 from attentune.errors import DataError
 
 USUAL_COLUMN = "text"  # read as documents when the user names none
+_LONGEST_SHOWN = 40  # characters of a name in an error
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ class Columns(Choice):
             elif _is_number(name) and int(name) <= len(first):
                 found[name] = int(name) - 1
             else:
-                raise missing_column(source, name, list(known))
+                error = missing_column(source, name, [_short(other) for other in known])
+                if self.header is None:
+                    error.add_note("If that line is no header, name the columns by their numbers, from 1.")
+                raise error
         return found
 
     def _numbered_places(self, width: int, source: str) -> dict[str, int]:
@@ -100,3 +104,8 @@ class DocumentColumn(Choice):
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit() and int(name) > 0
+
+
+def _short(name: str) -> str:
+    """What was taken for a name may be a whole text."""
+    return name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."

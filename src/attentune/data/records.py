@@ -151,7 +151,7 @@ def _records(
     file: DataFile, kind: Format, names: tuple[str, ...], header: bool | None, encoding: str | None, skip: int
 ) -> Iterator[Record]:
     if kind == "parquet":
-        return _placed(parquet_rows(file, Columns(names), skip=skip), file, "row")
+        return _placed(parquet_rows(file, Columns(names, header=True), skip=skip), file, "row")
     codec = file.codec(encoding)
     if kind == "json":
         return _json_records(file, codec, names, skip)

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -40,15 +41,20 @@ class DataFile:
         self.path: Path | None = None
         if source == STANDARD_INPUT:
             self.name = "the standard input"
-            self._copy = _copied(cast(io.BufferedIOBase, sys.stdin.buffer))
+            self._keep(cast(io.BufferedIOBase, sys.stdin.buffer))
             return
         self.path = Path(source)
         self.name = str(self.path)
         if self.path.is_fifo():
             with self._read_errors(), self.path.open("rb") as pipe:
-                self._copy = _copied(pipe)
+                self._keep(pipe)
         else:
             require_file(self.path)
+
+    def _keep(self, stream: io.BufferedIOBase) -> None:
+        self._copy = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (it lives as long as this value)
+        weakref.finalize(self, self._copy.close)
+        shutil.copyfileobj(stream, self._copy)
 
     @property
     def kind(self) -> str:
@@ -147,10 +153,3 @@ def require_file(path: Path) -> None:
         raise DataError(f"{path} does not exist, nor does its folder {parent}")
     hint = near(path.name, [entry.name for entry in parent.iterdir()]).partition("known:")[0].strip()
     raise DataError(f"{path} does not exist; {hint}" if hint else f"{path} does not exist")
-
-
-def _copied(stream: io.BufferedIOBase) -> io.BufferedIOBase:
-    copy = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (closed, and so removed, with the DataFile that holds it)
-    shutil.copyfileobj(stream, copy)
-    copy.seek(0)
-    return copy
