@@ -32,13 +32,12 @@ PAIRS: dict[str, tuple[str, str, dict[str, object]]] = {
     ),
     "selected": (
         "heads=2, position=rotary",
-        "heads=2/1, position=rotary, mask=causal, selector=top_k_blocks(2, 2), scores=temperature, "
-        "cross=attention(heads=2, normalizer=entmax15)",
+        "heads=2/1, mask=causal, selector=top_k_blocks(2, 2), cross=attention(heads=2, normalizer=entmax15)",
         {},
     ),
     "latent": (
         "heads=latent(2, 6, rotary=4), position=rotary",
-        "heads=latent(2, 6, rotary=4), position=rotary, mask=causal & window(4), cross=attention(heads=2, combine=gate)",
+        "heads=latent(2, 6, rotary=4), position=rotary, mask=window(4), cross=attention(heads=2, combine=gate)",
         {},
     ),
     "across layers": ("heads=2", "heads=2, mask=causal, scores=residual_scores, cross=attention(heads=2)", {}),

@@ -83,16 +83,19 @@ def test_every_part_learns(name: str) -> None:
     source = torch.arange(40).remainder(13).view(5, 8) + 2
     target = torch.cat([torch.ones(5, 1, dtype=torch.long), source.flip(1)], 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    losses = []
+    losses: list[float] = []
+    idle: list[str] = []
     for _ in range(30):
         output = model(target[:, :-1], source=source)
         loss = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), target[:, 1:].flatten())
         optimizer.zero_grad()
         (loss + sum(output.losses.values())).backward()
+        if not losses:  # later every token may halt before the last layer
+            idle = [key for key, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()]
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
-    assert [key for key, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()] == []
+    assert idle == []
     assert any(key.startswith("encoder.") for key, _ in model.named_parameters())
 
 

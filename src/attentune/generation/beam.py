@@ -56,7 +56,7 @@ class Beam(Frozen):
             base = (5 + base) / 6
         return base**self.length_penalty
 
-    def coverage(self, covered: Float[Tensor, "*rows K"], valid: Bool[Tensor, "*rows K"] | None) -> Tensor:
+    def coverage(self, covered: Float[Tensor, "B W K"], valid: Bool[Tensor, "B 1 K"] | None) -> Tensor:
         """The coverage penalty from the weights that each source token has received; 0 at best."""
         tiny = torch.finfo(covered.dtype).tiny  # a token that no weight fell on is worth much, but not infinity
         logs = covered.clamp(min=tiny, max=1.0).log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -10,7 +11,7 @@ from attentune.errors import SpecError
 from attentune.generation.beam import Beam, check_beam, limits, search
 from attentune.generation.finished import Hypothesis
 from attentune.generation.frontier import Frontier, frontier
-from attentune.generation.likeliest import check_numbers, log_sum
+from attentune.generation.likeliest import likeliest
 from attentune.generation.sampling import Sampling, probabilities
 from attentune.kernels.layout import Layout
 from attentune.models.decoder import Decoder
@@ -59,7 +60,7 @@ def decode(
         for begin in range(0, len(order), batch):
             rows = order[begin : begin + batch]
             for row, texts in zip(rows, _decode_batch(model, sources, rows, by, start, end, limit, weigh), strict=True):
-                found[row] = texts
+                found[row] = [_without_padding(text, len(sources[row])) for text in texts]
     finally:
         model.train(was_training)
     return found
@@ -128,11 +129,12 @@ def _draw(
     seen = begun.start()
     for length in range(1, longest + 1):
         logits = decoder.logits(seen.hidden)[:, 0]
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        total = log_sum(logits, logits.amax(-1).to(exact))
-        check_numbers(total)
-        token = logits.argmax(-1) if sampling.greedy else _pick(logits, sampling, draws[rows, length - 1])
-        gained = logits.gather(1, token[:, None])[:, 0].to(exact) - total
+        best, token = (x[:, 0] for x in likeliest(logits, 1))
+        gained = best
+        if not sampling.greedy:
+            token = _pick(logits, sampling, draws[rows, length - 1])
+            total = logits.amax(-1).to(best.dtype) - best
+            gained = logits.gather(1, token[:, None])[:, 0].to(best.dtype) - total
         goes_on = limit[rows] > length if end is None else (limit[rows] > length) & (token != end)
         for place, (row, number, gain, open_) in enumerate(
             zip(rows.tolist(), token.tolist(), gained.tolist(), goes_on.tolist(), strict=True)
@@ -154,6 +156,11 @@ def _draw(
             rows, token = rows[kept], token[kept]
         seen = begun.step(token[:, None], torch.zeros_like(token)[:, None])
     return made
+
+
+def _without_padding(text: Hypothesis, length: int) -> Hypothesis:
+    """The weights on the tokens of the source itself, which stand first."""
+    return text if text.weights is None else replace(text, weights=text.weights[:, :length])
 
 
 def _pick(logits: Float[Tensor, "B N"], sampling: Sampling, draw: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
