@@ -11,29 +11,28 @@ from tasks.sequences import DATA, RUN, numbers, taught
 
 
 def controlled(count: int, *, seed: int = 0) -> list[Record]:
-    """The same numbers, forwards or backwards."""
+    """Single numbers, repeated as they are or in English."""
     made = []
-    for place, one in enumerate(numbers(count, seed=seed, most=2)):
-        backwards = " ".join(reversed(one["en"].split()))
-        for how, text in (("forwards", one["en"]), ("backwards", backwards)):
-            made.append(Record({"how": how, "de": one["de"], "en": text}, f"line {place}"))
+    for place, one in enumerate(numbers(count, seed=seed, most=1)):
+        for how, side in (("repeat", "de"), ("translate", "en")):
+            made.append(Record({"how": how, "de": one["de"], "said": one[side]}, f"line {place}"))
     return made
 
 
 def test_the_prefix_decides_what_is_said() -> None:
-    task = Transduce(source="de", target="en", control="how")
-    assert task.asked == ("how", "de") and task.columns == ("how", "de", "en")
-    fitted, model = taught(task, controlled(200), RUN.replace(steps=160))
-    asked = [Record({"how": how, "de": "eins drei"}, "x") for how in ("forwards", "backwards")]
-    assert [one.value for one in fitted.predict(model, asked)] == ["one three", "three one"]
+    task = Transduce(source="de", target="said", control="how")
+    assert task.asked == ("how", "de") and task.columns == ("how", "de", "said")
+    fitted, model = taught(task, controlled(200), RUN.replace(steps=500, batch=10))
+    asked = [Record({"how": how, "de": "drei"}, "x") for how in ("repeat", "translate")]
+    assert [one.value for one in fitted.predict(model, asked)] == ["drei", "three"]
 
 
 def test_prefix_and_source_are_kept_apart() -> None:
-    fitted = Transduce(source="de", target="en", control="how").fit(controlled(20), DATA, context=12)
+    fitted = Transduce(source="de", target="said", control="how").fit(controlled(20), DATA, context=12)
     tokenizer = fitted.source_tokenizer
-    (ids,) = fitted.whole_sources([Record({"how": "forwards", "de": "eins"}, "x")])
+    (ids,) = fitted.whole_sources([Record({"how": "repeat", "de": "eins"}, "x")])
     assert ids.tolist() == [
-        *tokenizer.encode("forwards").tolist(),
+        *tokenizer.encode("repeat").tolist(),
         tokenizer.separator,
         *tokenizer.encode("eins").tolist(),
     ]

@@ -107,11 +107,11 @@ def test_what_looked_at_what() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_folder_gives_the_same_task(shared: bool, tmp_path: Path) -> None:
     task = Translate(source="de", target="en", shared_vocabulary=shared, beam=2)
-    fitted = task.fit(numbers(50), DataSpec(tokenizer="bpe", vocab_size=300), context=12)
+    fitted = task.fit(numbers(50), DataSpec(tokenizer="bpe", vocab_size=300), context=32)
     fitted.save(tmp_path)
     options = task.model_dump(mode="json", exclude={"kind"})
     again = Translate.load(options, tmp_path)
-    assert again.task == task and again.context == 12
+    assert again.task == task and again.context == 32
     record = numbers(1, seed=5)[0]
     one, two = fitted.example(record), again.example(record)
     assert one.ids.tolist() == two.ids.tolist() and one.targets.tolist() == two.targets.tolist()
@@ -126,8 +126,8 @@ def test_the_spec_is_completed_by_the_data() -> None:
     spec = shared.complete(small())
     assert spec.encoder is not None and spec.share == ("embedding",) and spec.context == spec.encoder.context == 12
     assert spec.vocab_size == spec.encoder.vocab_size == shared.target_tokenizer.vocab_size
-    assert str(spec.layers[0]) == "heads=2, mask=causal, cross=attention(heads=2)"
-    assert str(spec.encoder.layers[0]) == "heads=2"
+    assert str(spec.layers[0]) == "heads=2, position=rotary, mask=causal, cross=attention(heads=2)"
+    assert str(spec.encoder.layers[0]) == "heads=2, position=rotary"
     model = shared.build(spec, seed=0)
     assert model.encoder.embedding.table is model.decoder.embedding.table
 
@@ -136,6 +136,8 @@ def test_the_spec_is_completed_by_the_data() -> None:
     own = fitted.complete(small("heads=2, cross=attention(heads=4)", encoder=small("heads=4", width=16)))
     assert own.encoder is not None and (own.encoder.vocab_size, own.vocab_size) == (10, 8) and own.share == ()
     assert str(own.layers[0].cross) == "heads=4" and own.encoder.width == 16
+    with pytest.raises(SpecError, match="share=embedding needs one vocabulary"):
+        fitted.complete(own.replace(vocab_size=10, encoder=small(), share=("embedding",)))
     with pytest.raises(SpecError, match="do not say how they look at the encoder"):
         shared.complete(small("branches=lstm"))
 

@@ -8,6 +8,7 @@ a mask that needs a gradient, values of another width than keys.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -80,6 +81,14 @@ class SDPA:
         return Cost(operations, moved, "sdpa" if needs_no_mask(request.spec, request.layout) else "sdpa_masked")
 
     def run(self, call: Call) -> Result:
+        if call.q.device.type == "cpu" and call.q.dtype.itemsize < 4 and torch.is_grad_enabled():
+            # PyTorch's backward pass of 16 bits takes 20 times as long as that of 32 (2.13: 146 ms against 7.5).
+            exact = replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float())
+            with torch.autocast("cpu", enabled=False):
+                return Result(self._run(exact).output.to(call.q.dtype))
+        return self._run(call)
+
+    def _run(self, call: Call) -> Result:
         spec = call.spec
         q, k, v = without_padding(call.layout, call.q, call.k, call.v)
         scale = spec.similarity.inner_product_scale(call.dims)

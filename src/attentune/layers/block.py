@@ -7,10 +7,10 @@ from typing import final
 
 import torch
 from torch import nn
-from torch.nn.functional import dropout
 
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.layers.attention import OUTPUT, Attention, AttentionOutput, Carry, Values
+from attentune.layers.dropout import dropout
 from attentune.layers.feed_forward import FeedForward
 from attentune.layers.norm import make_norm
 from attentune.layers.state import LayerState

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.nn.functional import dropout
 
 from attentune.errors import SpecError
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.layers.attention import OUTPUT, Attention, Carry
 from attentune.layers.block import CROSS, Block
+from attentune.layers.dropout import dropout
 from attentune.layers.embedding import Embedding
 from attentune.layers.halting import Halting, Walk
 from attentune.layers.norm import make_norm

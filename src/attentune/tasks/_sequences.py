@@ -138,6 +138,10 @@ class FittedSequences(Fitted):
         sizes = {"context": self.context, "vocab_size": self.source_tokenizer.vocab_size}
         encoder = _like_decoder(spec) if spec.encoder is None else spec.encoder
         encoder = encoder.replace(**sizes)
+        if "embedding" in spec.share and not self.task.shared_vocabulary:
+            raise SpecError(
+                "share=embedding needs one vocabulary: say shared_vocabulary=true in the task, or leave it out"
+            )
         shared = self.task.shared_vocabulary and encoder.width == spec.width
         return spec.replace(
             context=self.context,
