@@ -74,13 +74,11 @@ def read_parts(task: Task, options: Options, run: RunSpec) -> tuple[Parts, dict[
             validation = read(task, options.validation_path, data, progress=report)
         else:
             train, validation = drawn_apart(task, train, data.validation)
-    held: dict[str, Any] = {"duplicates": {}}
-    for name, others in (("validation", validation), ("test", test)):
-        found = duplicates(train, others, task.asked, names=("training", name))
-        if found.test:
-            held["duplicates"][name] = len(found.test)
-        if options.drop_duplicates:
-            train = without(train, found.train)
+    parts = {"validation": validation, "test": test}
+    found = {name: duplicates(train, others, task.asked, names=("training", name)) for name, others in parts.items()}
+    held: dict[str, Any] = {"duplicates": {name: len(one.test) for name, one in found.items() if one.test}}
+    if options.drop_duplicates:
+        train = without(train, {place for one in found.values() for place in one.train})
     held |= {"train": len(train), "validation": len(validation), "test": len(test)}
     held["dropped"] = options.drop_duplicates
     return Parts(train, validation, test), held
