@@ -98,6 +98,13 @@ def test_calibration_by_the_command_line(capsys: pytest.CaptureFixture[str], mon
     assert machine.machine("cpu").measured
 
 
+def test_a_busy_machine_is_told_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    took = iter([1e-3, *([2e-3] * 1000)])
+    monkeypatch.setattr(calibration, "least", lambda work, budget: next(took))
+    assert main(["plan", "--calibrate"]) == 0
+    assert "took up to 2.0 times as long" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "length", "share"),
     [

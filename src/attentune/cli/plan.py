@@ -19,12 +19,16 @@ EXAMPLES = """
     attentune plan --calibrate
 """
 Count = Annotated[int, Field(ge=1)]
+STEADY = 1.3  # how much slower the same work may become while a machine is measured
 
 
 class Options(CommandOptions):
     """Explain which kernel computes an attention: the choice, why not the others, predicted operations and bytes.
 
-    It is what the library plans when a model is built. Nothing is run, unless --calibrate measures this machine first.
+    A model is planned when it is built, for rows of up to 256, 2,048 and 16,384 tokens and beyond, and for one token
+    behind 2,048; here it is planned for exactly --length. Nothing is run, unless --calibrate measures this machine
+    first, which wants nothing else to run. An operation is one addition or multiplication; a piece is a call of a path,
+    or of one of its tiles in Python.
     """
 
     attention: str | None = None  # text form of the attention; or name a model
@@ -81,4 +85,10 @@ def _calibrate(as_json: bool) -> None:
     print(f"rates      {found.matrix_products:.3g} operations/s in matrix products, {found.memory:.3g} bytes/s")
     for name, speed in found.speeds.items():
         print(f"  {name:<21}{speed.operations:>9.3g} operations/s, {speed.overhead * 1e6:>6.0f} us a piece")
-    print(f"kept in    {path}\n")
+    print(f"kept in    {path} (plans forget it when the file is removed)")
+    if found.spread > STEADY:
+        print(
+            f"look at    the same matrix product took up to {found.spread:.1f} times as long while this was measured: "
+            "the machine was busy; measure again when nothing else runs"
+        )
+    print()

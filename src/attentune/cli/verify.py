@@ -31,7 +31,7 @@ class Options(CommandOptions):
 
     mechanism: tuple[str, ...] = ()  # only these, by name
     attention: tuple[str, ...] = ()  # texts of attentions or layers to verify instead
-    kernel: tuple[str, ...] = ()  # only these: sdpa, flex, reference, a form of a mixer such as chunked, or identity
+    kernel: tuple[str, ...] = ()  # only these: sdpa, blocked, flex, reference, a form of a mixer (chunked), identity
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: tuple[Literal["float64", "float32", "bfloat16", "float16"], ...] = ()  # only these; else all but float16
     layout: tuple[Literal["plain", "padded", "packed", "cached", "cross"], ...] = ()  # only these

@@ -39,6 +39,7 @@ class Machine:
     memory: float  # bytes a second
     speeds: dict[str, Speed]
     measured: bool = False
+    spread: float = 1.0  # of the matrix product's time while measuring: the slowest over the fastest
 
     def seconds(self, cost: Cost, phase: str) -> float:
         """The predicted time: pieces cost their overhead, and then arithmetic or memory is the bound."""
@@ -134,7 +135,13 @@ def _stored(path: Path) -> Machine | None:
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         speeds = {name: Speed(float(one["overhead"]), float(one["operations"])) for name, one in data["speeds"].items()}
-        found = Machine(float(data["matrix_products"]), float(data["memory"]), speeds, measured=True)
+        found = Machine(
+            float(data["matrix_products"]),
+            float(data["memory"]),
+            speeds,
+            measured=True,
+            spread=float(data.get("spread", 1.0)),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     rates = [found.matrix_products, found.memory, *(speed.operations for speed in speeds.values())]

@@ -70,7 +70,10 @@ def similarities(call: Call, q: Float[Tensor, "B H Q D"], k: Float[Tensor, "B G 
 
 
 def _by_group(call: Call, x: Float[Tensor, "B H Q C"]) -> Float[Tensor, "B G gQ C"]:
-    return x.reshape(x.shape[0], call.dims.groups, -1, x.shape[-1]) if call.dims.groups != call.dims.heads else x
+    if call.dims.groups == call.dims.heads:
+        return x
+    together = call.dims.heads // call.dims.groups * x.shape[2]  # of no queries none, which -1 could not tell
+    return x.reshape(x.shape[0], call.dims.groups, together, x.shape[-1])
 
 
 def _for_each_head(call: Call, x: Float[Tensor, "B G K C"]) -> Float[Tensor, "B H K C"]:

@@ -177,6 +177,10 @@ class Attention(nn.Module):
         `layout` tells the positions of the queries of `x` and of all keys, the past included.
         """
         spec, dims = self.spec, self.dims
+        if x.dim() != 3 or x.shape[-1] != dims.width:
+            raise SpecError(f"attention takes x [batch, tokens, {dims.width}], got {tuple(x.shape)}")
+        if layout.query.index.shape[-1] != x.shape[1]:
+            raise SpecError(f"the layout tells {layout.query.index.shape[-1]} positions, and x has {x.shape[1]} tokens")
         params = {slot: [values.params for values in held] for slot, held in self.held.items()}
         heads = params["heads"][0]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,12 @@ def test_without_shape_checks() -> None:
 
 
 @needs_core
+def test_the_first_call_of_a_process_imports_no_compiler() -> None:
+    file = Path(__file__).with_name("first_call.py")
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_memory_lies_as_models_read_it() -> None:
     made, leaves = CASE.made().leaves(torch.float32)
     output = made.native().output

@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from attentune.errors import KernelError, near
-from attentune.kernels.native.operators import blocked_forward, blocked_statistics, differentiable
+from attentune.kernels.native.operators import forward as core_forward
+from attentune.kernels.native.operators import statistics
 from attentune.kernels.native.problem import BY_DISTANCE, FORMS, KINDS
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.score_steps import AddByDistance, AddByQuery, LogAddExpByDistance, MultiplyByQuery, SoftCap, Step
@@ -98,15 +99,12 @@ def forward(
     parts = [table.start, table.key_tile, table.pattern, table.patterns]
     places = (query_position, key_position)
     rest = (seed, scale, forms, caps, number, dropout)
-    if known is None:
-        output, key_lse = blocked_forward(q, k, v, values, extra_logit, parts, *places, *rest)
-    else:
-        output, key_lse = differentiable(*known, q, k, v, values, extra_logit, parts, *places, *rest)
+    output, key_lse = core_forward(q, k, v, values, extra_logit, parts, *places, *rest, known=known)
     asked = " ".join(sorted(wanted if kind != "softmax" else wanted - {"lse"}))
     mass = entropy = best = None
     if asked:
         top = min(top, k.shape[2])
-        mass, entropy, weight, key, own = blocked_statistics(
+        mass, entropy, weight, key, own = statistics(
             key_lse, asked, top, q, k, values, extra_logit, parts, *places, scale, forms, caps, number
         )
         key_lse = own if "lse" in asked else key_lse

@@ -1,18 +1,18 @@
 """The core as `torch.library` operators: opaque to compilers; the backward pass keeps q, k, v, o and lse."""
 
 # No `from __future__ import annotations`: torch.library reads the annotations of operators as types.
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from attentune.kernels.native.library import call, segments
 from attentune.kernels.native.problem import Assembled, Given, exact, head_last, operand, readable, reduced
 
 
-@torch.library.custom_op("attentune::blocked_forward", mutates_args=(), device_types="cpu")
-def blocked_forward(
+def compute_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -41,6 +41,11 @@ def blocked_forward(
     return output.to(q.dtype), lse
 
 
+blocked_forward = torch.library.custom_op("attentune::blocked_forward", mutates_args=(), device_types="cpu")(
+    compute_forward
+)
+
+
 @blocked_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Any:
     batch, heads, queries = q.shape[:3]
@@ -48,8 +53,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Any:
     return head_last(batch, heads, queries, v.shape[3], q, q.dtype), lse
 
 
-@torch.library.custom_op("attentune::blocked_statistics", mutates_args=(), device_types="cpu")
-def blocked_statistics(
+def compute_statistics(
     lse: Tensor,
     wanted: str,
     top: int,
@@ -87,6 +91,11 @@ def blocked_statistics(
     return column_mass, entropy, weight, key, own
 
 
+blocked_statistics = torch.library.custom_op("attentune::blocked_statistics", mutates_args=(), device_types="cpu")(
+    compute_statistics
+)
+
+
 @blocked_statistics.register_fake
 def _(lse: Tensor, wanted: str, top: int, q: Tensor, k: Tensor, *rest: Any) -> Any:
     return _statistics_like(q, k, wanted, top)
@@ -107,8 +116,7 @@ def _gradient_like(x: Tensor, dtype: torch.dtype) -> Tensor:
     return head_last(batch, heads, tokens, width, x, dtype)
 
 
-@torch.library.custom_op("attentune::blocked_backward", mutates_args=(), device_types="cpu")
-def blocked_backward(
+def compute_backward(
     d_output: Tensor,
     d_lse: Tensor | None,
     output: Tensor,
@@ -155,6 +163,11 @@ def blocked_backward(
     return [dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), extra, *gradients]
 
 
+blocked_backward = torch.library.custom_op("attentune::blocked_backward", mutates_args=(), device_types="cpu")(
+    compute_backward
+)
+
+
 @blocked_backward.register_fake
 def _(
     d_output: Tensor,
@@ -185,6 +198,12 @@ def _save(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _differentiate(ctx: Any, d_output: Tensor | None, d_lse: Tensor | None) -> Any:
+    return _gradients(ctx, d_output, d_lse, blocked_backward)
+
+
+def _gradients(
+    ctx: Any, d_output: Tensor | None, d_lse: Tensor | None, backward: Callable[..., list[Tensor]]
+) -> tuple[Any, ...]:
     output, lse, q, k, v, query_position, key_position, seed, *more = ctx.saved_tensors
     values_count, table_count = ctx.counts
     values, table, extra = more[:values_count], more[values_count:][:table_count], (more[-1] if ctx.extra else None)
@@ -192,7 +211,7 @@ def _differentiate(ctx: Any, d_output: Tensor | None, d_lse: Tensor | None) -> A
         d_output = torch.zeros_like(output)
     positions = (query_position, key_position)
     operands = (q, k, v, values, extra, table, *positions, seed, *ctx.rest)
-    dq, dk, dv, d_extra, *d_values = blocked_backward(d_output, d_lse, output, lse, ctx.wanted, *operands)
+    dq, dk, dv, d_extra, *d_values = backward(d_output, d_lse, output, lse, ctx.wanted, *operands)
     given = [d if want else None for d, want in zip(d_values, ctx.wanted, strict=True)]
     # An empty list of numbers passes for one of tensors, and must come back as a list.
     nothing: list[Any] = [[] if isinstance(x, list | tuple) and not x else None for x in ctx.rest]
@@ -202,9 +221,19 @@ def _differentiate(ctx: Any, d_output: Tensor | None, d_lse: Tensor | None) -> A
 torch.library.register_autograd("attentune::blocked_forward", _differentiate, setup_context=_save)
 
 
-def differentiable(
-    output: Tensor,
-    lse: Tensor,
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether nothing looks at operators on these tensors, so that they may be computed without one.
+
+    The first operator of a process imports the compiler, which takes seconds, and each costs as much as a short row.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+
+
+def forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -212,16 +241,30 @@ def differentiable(
     extra_logit: Tensor | None,
     table: Sequence[Tensor],
     *rest: Any,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What `blocked_forward` gave for these operands before, with the same gradients; nothing is computed."""
-    return _Known.apply((output, lse), table, rest, q, k, v, extra_logit, *values)  # type: ignore[no-any-return, no-untyped-call]
+    """`blocked_forward`; with `known`, what it gave for these operands before, with the same gradients."""
+    if known is None and not is_plain(q, k, v):
+        given: tuple[Tensor, Tensor] = blocked_forward(q, k, v, values, extra_logit, table, *rest)
+        return given
+    found: tuple[Tensor, Tensor] = _Core.apply(known, table, rest, q, k, v, extra_logit, *values)  # type: ignore[no-untyped-call]
+    return found
 
 
-class _Known(torch.autograd.Function):
+def statistics(lse: Tensor, wanted: str, top: int, q: Tensor, k: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """`blocked_statistics`; where a gradient might be asked for, the operator says that there is none."""
+    asked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (lse, q, k))
+    compute: Callable[..., tuple[Tensor, ...]] = blocked_statistics
+    if is_plain(q, k) and not asked:
+        compute = compute_statistics
+    return compute(lse, wanted, top, q, k, *rest)
+
+
+class _Core(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        known: tuple[Tensor, Tensor],
+        known: tuple[Tensor, Tensor] | None,
         table: Sequence[Tensor],
         rest: Sequence[Any],
         q: Tensor,
@@ -230,10 +273,15 @@ class _Known(torch.autograd.Function):
         extra_logit: Tensor | None,
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
-        _save(ctx, (q, k, v, values, extra_logit, table, *rest), known)
-        return tuple(one.detach() for one in known)
+        if known is None:
+            given = compute_forward(q, k, v, values, extra_logit, table, *rest)
+        else:
+            given = (known[0].detach(), known[1].detach())
+        _save(ctx, (q, k, v, values, extra_logit, table, *rest), given)
+        return given
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_output: Tensor | None, d_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        dq, dk, dv, d_values, d_extra, *_ = _differentiate(ctx, d_output, d_lse)
+        dq, dk, dv, d_values, d_extra, *_ = _gradients(ctx, d_output, d_lse, compute_backward)
         return None, None, None, dq, dk, dv, d_extra, *d_values
