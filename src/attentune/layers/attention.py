@@ -264,7 +264,7 @@ class Attention(nn.Module):
             )
         bucket = sum(call.q.shape[2] > longest for longest in BUCKETS)
         few = {LayoutKind.CACHED: 1, LayoutKind.CROSS: FEW, LayoutKind.TREE: call.q.shape[2]}
-        if call.q.shape[2] <= few.get(call.layout.kind, 0):
+        if call.layout.kind in few and call.q.shape[2] <= few[call.layout.kind]:
             bucket = DECODE
         bound = self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket]
         if call.wanted == OUTPUT:
