@@ -135,7 +135,7 @@ def test_what_is_required_is_named() -> None:
     ("content", "says"),
     [
         (b"steps = = 3", "is not valid TOML: Invalid value (at line 1, column 9)"),
-        (b"stesp = 3", "stesp is unknown; did you mean 'steps'? known: accumulate, batch"),
+        (b"stesp = 3", "stesp is unknown; did you mean 'steps'? known: accumulate, average"),
         (b"json_ = true", "json_ is unknown"),
         (b"[oven]\nhaet = 3", "oven.haet is unknown; "),
         (b"[optimizer]\nlearning_rate = -1", "optimizer.learning_rate: input should be greater than 0, got -1"),

@@ -49,7 +49,7 @@ def test_options_may_be_written_as_in_other_texts() -> None:
         ("recall(3)", "say which option 3 is"),
         ("recall(pairs=4, pairs=5)", "option 'pairs' is given twice"),
         ("recall(", "cannot read suite"),
-        ("recall(pairs=open('x'))", r"expected a number, true, false or text, got \"open\('x'\)\""),
+        ("recall(pairs=open('x'))", r"expected a number, a name or text, got \"open\('x'\)\""),
         ("recall(**x)", "option None is given twice"),
         ("recall(pairs=0)", "recall.pairs: .*greater than or equal to 1, got 0"),
     ],
