@@ -131,6 +131,7 @@ class GivenBlocks(Mask):
         return None
 
 
+@pytest.mark.slow  # two minutes: the plans of a mask that is a list are looked at pair by pair
 def test_big_bird_with_blocks() -> None:
     """Theirs draws random blocks only while it trains; its draws, the first head's for all heads, are put into ours."""
     blocks, block, several = 12, 2, 2
