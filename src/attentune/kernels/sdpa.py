@@ -128,11 +128,16 @@ class SDPA:
 
 def needs_no_mask(spec: AttentionSpec, layout: LayoutKind) -> bool:
     """Whether the kernel's own causal flag, or no mask at all, says everything."""
-    if isinstance(spec.position, Bias) or spec.normalizer.kind != "softmax":
+    if not _masks_alone(spec):
         return False
     return (spec.mask.kind == "full" and layout is LayoutKind.PLAIN) or (
         spec.mask.kind == "causal" and layout is LayoutKind.PLAIN
     )
+
+
+def _masks_alone(spec: AttentionSpec) -> bool:
+    """Whether the additive mask would say nothing but which pairs are visible."""
+    return not isinstance(spec.position, Bias) and spec.normalizer.kind == "softmax"
 
 
 def _sees_everything(call: Call) -> bool:
@@ -140,7 +145,7 @@ def _sees_everything(call: Call) -> bool:
     spec = call.spec
     if call.q.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    if isinstance(spec.position, Bias) or spec.normalizer.kind != "softmax":
+    if not _masks_alone(spec):
         return False
     return bool(call.layout.once(("all visible", spec.mask), lambda: bool(call.layout.visible(spec.mask).all())))
 

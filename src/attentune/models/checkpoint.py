@@ -22,6 +22,7 @@ from attentune.models.encoder import Encoder
 from attentune.models.encoder_decoder import EncoderDecoder
 from attentune.models.storage import atomic_folder, settle
 from attentune.spec.codec import model_from_data, to_data
+from attentune.spec.model import ModelSpec
 
 FORMAT, VERSION = "attentune-model", 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -75,19 +76,7 @@ def save_model(
     """
     target = Path(folder)
     with atomic_folder(target) as new:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
-        save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
-        config = {
-            "format": FORMAT,
-            "version": VERSION,
-            "stack": stack_of(model),
-            "model": to_data(model.spec),
-            "layers": [str(layer) for layer in model.spec.layers],
-            "weights": signature_of(new / WEIGHTS),
-            "torch": torch.__version__,
-            **dict(extra or {}),
-        }
-        (new / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_model(new, model, model.spec, {"stack": stack_of(model)}, extra)
         if tokenizer is not None:
             tokenizer.save(new)
         if card is not None:
@@ -110,12 +99,7 @@ def load_model(folder: str | Path) -> LoadedModel:
             f"{place} holds a model of the task {kind!r}, not one of language; see `attentune predict`, from Python "
             "attentune.load"
         )
-    weights = place / WEIGHTS
-    if not weights.is_file():
-        raise CheckpointError(f"{place} is incomplete: {WEIGHTS} is missing")
-    signature = config.get("weights")
-    if signature is not None and signature != signature_of(weights):
-        raise CheckpointError(f"{weights} is damaged: it is not as it was written; restore it from a copy")
+    tensors = read_weights(place, config.get("weights"))
     try:
         spec = model_from_data(config.get("model"), registry)
     except SpecError as error:
@@ -127,12 +111,44 @@ def load_model(folder: str | Path) -> LoadedModel:
         model = seeded(lambda: STACKS[stack](spec), 0)
     except SpecError as error:
         raise CheckpointError(f"{place / CONFIG} describes no {stack}: {error}") from None
+    fill_weights(model, tensors, place / WEIGHTS)
+    return LoadedModel(model.eval(), place, config)
+
+
+def write_model(
+    folder: Path, model: nn.Module, spec: ModelSpec, kind: Mapping[str, Any], extra: Mapping[str, Any] | None
+) -> None:
+    """Weights and `config.json` of any model into a folder that is being made; `kind` says what is built of `spec`."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        **kind,
+        "model": to_data(spec),
+        "layers": [str(layer) for layer in spec.layers],
+        "weights": signature_of(folder / WEIGHTS),
+        "torch": torch.__version__,
+        **dict(extra or {}),
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_weights(place: Path, signature: Any) -> dict[str, torch.Tensor]:
+    """The tensors in the folder `place`; `signature` is what its `config.json` says of the file, None for nothing.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    weights = place / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{place} is incomplete: {WEIGHTS} is missing")
+    if signature is not None and signature != signature_of(weights):
+        raise CheckpointError(f"{weights} is damaged: it is not as it was written; restore it from a copy")
     try:
-        tensors = load_file(weights)
+        return load_file(weights)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} is damaged: {error}") from None
-    fill_weights(model, tensors, weights)
-    return LoadedModel(model.eval(), place, config)
 
 
 def stack_of(model: Model) -> str:

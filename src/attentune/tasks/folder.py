@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,25 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from attentune.data.records import Record
 from attentune.errors import CheckpointError, DataError, SpecError
 from attentune.mechanisms import registry
-from attentune.models.checkpoint import (
-    CONFIG,
-    FORMAT,
-    VERSION,
-    WEIGHTS,
-    fill_weights,
-    read_config,
-    signature_of,
-    weights_of,
-)
+from attentune.models.checkpoint import CONFIG, WEIGHTS, fill_weights, read_config, read_weights, write_model
 from attentune.models.storage import atomic_folder, settle
-from attentune.spec.codec import model_from_data, to_data
+from attentune.spec.codec import model_from_data
 from attentune.tasks.registry import task_named
 from attentune.tasks.task import Fitted, Prediction, Scores
 
@@ -88,21 +76,9 @@ def save_task_model(
     """
     target = Path(folder)
     with atomic_folder(target) as new:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
-        save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
         fitted.save(new)
         task = fitted.task.model_dump(mode="json")
-        config = {
-            "format": FORMAT,
-            "version": VERSION,
-            "task": {"kind": task.pop("kind"), "options": task},
-            "model": to_data(spec),
-            "layers": [str(layer) for layer in spec.layers],
-            "weights": signature_of(new / WEIGHTS),
-            "torch": torch.__version__,
-            **dict(extra or {}),
-        }
-        (new / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_model(new, model, spec, {"task": {"kind": task.pop("kind"), "options": task}}, extra)
     return target
 
 
@@ -118,19 +94,12 @@ def load(folder: str | Path, *, device: torch.device | str = "cpu") -> TaskModel
     described = config.get("task")
     if not isinstance(described, dict):
         raise CheckpointError(f"{place} holds a language model, not one of a task; see `attentune generate`")
-    weights = place / WEIGHTS
-    if not weights.is_file():
-        raise CheckpointError(f"{place} is incomplete: {WEIGHTS} is missing")
-    if config.get("weights") != signature_of(weights):
-        raise CheckpointError(f"{weights} is damaged: it is not as it was written; restore it from a copy")
+    tensors = read_weights(place, config.get("weights") or {})
     try:
         spec = model_from_data(config.get("model"), registry)
         fitted = task_named(str(described.get("kind"))).load(dict(described.get("options") or {}), place)
         model = fitted.build(spec, seed=0)
-        tensors = load_file(weights)
     except SpecError as error:
         raise CheckpointError(f"{place / CONFIG} describes no model: {error}") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{weights} is damaged: {error}") from None
-    fill_weights(model, tensors, weights)
+    fill_weights(model, tensors, place / WEIGHTS)
     return TaskModel(model.to(device).eval(), fitted, config, place)
