@@ -36,7 +36,7 @@ from attentune.mechanisms import layer
 from attentune.models.build import build_encoder_decoder
 from attentune.spec.model import FeedForwardSpec, ModelSpec
 from attentune.spec.run import OptimizerSpec
-from attentune.training.loop import cross_entropy
+from attentune.training.losses import cross_entropy
 from attentune.training.optimizers import build_optimizer
 
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, DROPOUT, SMOOTHING = 5000, 256, 3, 8, 512, 0.1, 0.1

@@ -20,7 +20,7 @@ from attentune.tasks.classify import Classify, FittedClassify
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.registry import known_tasks, read_task
 from attentune.tasks.task import Prediction
-from attentune.training.loop import cross_entropy
+from attentune.training.losses import cross_entropy
 from attentune.training.task import Parts, TaskRun, over_seeds, train_task
 from attentune.training.task_source import TaskSource
 from tasks.opinions import opinions
