@@ -56,6 +56,7 @@ class Transformer(nn.Module):
             position=spec.position,
             scale=spec.scale_embeddings,
             norm=last_norm(spec) if spec.embedding_norm else None,
+            ngrams=spec.ngrams,
         )
         shared: dict[str, nn.Module] = {}
         self.layers = nn.ModuleList()
@@ -83,6 +84,8 @@ class Transformer(nn.Module):
 
     def start(self, batch: int) -> State:
         """The state before the first token, for decoding `batch` rows piece by piece."""
+        if self.spec.ngrams is not None:
+            raise SpecError("a model with ngrams sees whole texts: it cannot go on from a state")
         table = self.embedding.table
         layers = []
         for block in self.layers:
