@@ -77,6 +77,21 @@ CPU = Machine(
         reference=(1.5e-4, 2.9e10, 4e-4, 3.9e10, 1.3e-4, 1.4e10),
     ),
 )
+# Many short rows: what a row and head cost, and the rate; forward, and with the backward pass.
+CPU.speeds.update(
+    {
+        f"{path}_short {phase}": Speed(*numbers[2 * n : 2 * n + 2])
+        for path, numbers in {
+            "sdpa": (8e-6, 6e10, 1.6e-5, 6e10),
+            "sdpa_masked": (8e-6, 6e10, 1.6e-5, 6e10),
+            "blocked": (1.5e-6, 1.0e11, 5e-6, 1.0e11),
+            "query_tiles": (1.5e-5, 2e10, 5e-5, 2e10),
+            "reference": (1e-5, 2e10, 2e-5, 2e10),
+            "flex": (1e-5, 2e10, 2e-5, 2e10),
+        }.items()
+        for n, phase in enumerate(PHASES[:2])
+    }
+)
 CUDA = Machine(
     1e14,
     2e12,
