@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from attentune.data.subwords import SPECIAL, Pieces, SubwordTokenizer
+from attentune.data.subwords import SPECIAL, Kind, SubwordTokenizer
 from attentune.errors import CheckpointError, DataError
 
 TEXTS = ["Ein Hund läuft über den Strand.", "Der Hund läuft zum Haus.", "我们去海边。", "我们去学校。"] * 3
 ODD = ["", "   ", "Ein Hund läuft.", "我们去海边。", "🙂 \u200b x\ud800y", "<pad> </s> <s>", "a" * 5000, "\x00\t\n"]
 
 
-def trained(pieces: Pieces = "bpe", *, lowercase: bool = False) -> SubwordTokenizer:
+def trained(pieces: Kind = "bpe", *, lowercase: bool = False) -> SubwordTokenizer:
     return SubwordTokenizer.train(TEXTS, 400, pieces=pieces, lowercase=lowercase)
 
 
 @pytest.mark.parametrize("pieces", ["bpe", "byte", "char"])
-def test_texts_come_back(pieces: Pieces) -> None:
+def test_texts_come_back(pieces: Kind) -> None:
     tokenizer = trained(pieces)
     assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(TEXTS)] == TEXTS
     assert tokenizer.decode(tokenizer.encode("  Ein \t Hund\r\nläuft ")) == "Ein Hund läuft"
@@ -29,7 +29,7 @@ def test_texts_come_back(pieces: Pieces) -> None:
 
 @pytest.mark.parametrize("text", ODD)
 @pytest.mark.parametrize("pieces", ["bpe", "byte", "char", "word"])
-def test_no_text_is_refused_nor_becomes_a_special_token(pieces: Pieces, text: str) -> None:
+def test_no_text_is_refused_nor_becomes_a_special_token(pieces: Kind, text: str) -> None:
     ids = trained(pieces).encode(text)
     assert ids.dtype == np.int32
     assert not np.isin(ids, [number for number in range(len(SPECIAL)) if number != SubwordTokenizer.unknown]).any()
@@ -51,7 +51,7 @@ def test_what_training_did_not_see_is_unknown_to_words_and_characters() -> None:
 
 
 @pytest.mark.parametrize("pieces", ["bpe", "byte", "char", "word"])
-def test_lower_case(pieces: Pieces) -> None:
+def test_lower_case(pieces: Kind) -> None:
     tokenizer = trained(pieces, lowercase=True)
     assert tokenizer.encode("EIN HUND LÄUFT").tolist() == tokenizer.encode("ein hund läuft").tolist()
     plain = trained(pieces)
@@ -59,7 +59,7 @@ def test_lower_case(pieces: Pieces) -> None:
 
 
 @pytest.mark.parametrize("pieces", ["bpe", "byte", "char", "word"])
-def test_a_file_gives_the_same_tokenizer_and_the_library_reads_it(pieces: Pieces, tmp_path: Path) -> None:
+def test_a_file_gives_the_same_tokenizer_and_the_library_reads_it(pieces: Kind, tmp_path: Path) -> None:
     tokenizer = trained(pieces, lowercase=True)
     tokenizer.save(tmp_path)
     again = SubwordTokenizer.load(tmp_path)

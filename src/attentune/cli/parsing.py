@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from attentune.cli.words import UsageError, gather
 from attentune.errors import AttentuneError, near
 from attentune.spec.run import DataSpec
+from attentune.spec.start import StartSpec
 from attentune.spec.value import Frozen
 
 Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json"), Field(alias="json")]
@@ -33,6 +34,12 @@ REFUSED = re.compile(r"Error parsing (?P<value>[^-\s][^\s:]*): \w+\.(?P<field>\w
 NESTED = re.compile(r"^([\w.]+): [A-Z]\w*\.(?=\w)")  # `optimizer: OptimizerSpec.` before the name of a field
 OR_NONE = re.compile(r"\{None\}\|([A-Z]+)")
 PATH_OF_DATA = re.compile(r"--data\.path \{None\}\|STR")
+PATH_OF_START = re.compile(r"--start\.path \{None\}\|STR")
+SHORT: dict[str, tuple[str, type[Frozen], str]] = {
+    "--data": ("data", DataSpec, "path"),
+    "--from": ("start", StartSpec, "path"),
+    "--freeze": ("start", StartSpec, "freeze"),
+}
 EMPTY = re.compile(r"\(default: ('')?\)")
 RULE = re.compile(r"^\s*-{8,}\s*$", re.MULTILINE)
 
@@ -80,10 +87,13 @@ def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, exam
 
 
 def _in_full(argument: str, options: type[Frozen]) -> str:
-    """`--data FILE` is short for `--data.path FILE` wherever there is the latter."""
+    """`--data FILE` is short for `--data.path FILE` wherever there is the latter, and so are others."""
     name, equals, value = argument.partition("=")
-    field = options.model_fields.get("data")
-    return f"--data.path{equals}{value}" if name == "--data" and field and field.annotation is DataSpec else argument
+    for short, (group, kind, full) in SHORT.items():
+        field = options.model_fields.get(group)
+        if name == short and field and field.annotation is kind:
+            return f"--{group}.{full}{equals}{value}"
+    return argument
 
 
 def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
@@ -138,6 +148,7 @@ def _readable(text: str) -> str:
     width = min(shutil.get_terminal_size().columns, 120)
     head = "\n\n".join(fill(paragraph, width) for paragraph in head.split("\n\n")) + "\n"
     options = PATH_OF_DATA.sub(lambda found: "--data[.path] PATH".ljust(len(found[0])), options)
+    options = PATH_OF_START.sub(lambda found: "--from PATH".ljust(len(found[0])), options)
     options = OR_NONE.sub(lambda found: found[1].ljust(len(found[0])), options)
     options = EMPTY.sub(lambda found: " " * len(found[0]), options)
     return head + mark + options

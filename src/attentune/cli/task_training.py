@@ -9,6 +9,7 @@ from typing import Any
 
 from attentune.cli.console import activity, print_json
 from attentune.cli.loading import pick_device
+from attentune.cli.starting import Start, read_start
 from attentune.cli.train import Options
 from attentune.cli.training import model_spec
 from attentune.cli.words import UsageError
@@ -23,6 +24,7 @@ from attentune.tasks.folder import save_task_model
 from attentune.tasks.reading import drawn_apart, read
 from attentune.tasks.registry import read_task
 from attentune.tasks.task import Fitted, Task
+from attentune.training.adapting import Beginning
 from attentune.training.task import Parts, TaskRun, over_seeds, train_task
 from attentune.training.task_source import TaskSource
 from attentune.training.trackers import JsonlTracker, TensorBoardTracker
@@ -47,20 +49,27 @@ def train_on_task(options: Options, text: str) -> None:
         raise UsageError("a task needs records: name their file with --data")
     device = pick_device(options.device)
     run = RunSpec(**{name: getattr(options, name) for name in RunSpec.model_fields})
+    start = read_start(options, run, task.stack)
+    if start is not None:
+        run = run.replace(data=run.data.replace(tokenizer_from=str(start.origin.folder)))
     parts, counts = read_parts(task, options, run)
     with activity("preparing examples"):
         fitted = task.fit(parts.train, run.data, context=run.context)
         source = TaskSource(fitted, parts.train, parts.validation)
         for record in parts.test:
-            fitted.example(record)  # refuses unknown labels now, and not after hours
+            fitted.examples(record)  # refuses unknown labels now, and not after hours
     if options.epochs is not None:
         run = source.for_epochs(run, options.epochs)
-    spec = fitted.complete(model_spec(options.model, vocab_size=1, context=run.context, stack=task.stack))
+    if start is None:
+        spec = fitted.complete(model_spec(options.model, vocab_size=1, context=run.context, stack=task.stack))
+    else:
+        spec = fitted.complete(start.spec)
+    begin = None if start is None else start.beginning(fitted)
     runs = [
-        _trained(options, fitted, source, parts, spec, run.replace(seed=run.seed + number), device)
+        _trained(options, fitted, source, parts, spec, run.replace(seed=run.seed + number), device, begin)
         for number in range(options.seeds)
     ]
-    _leave(options, text, fitted, source, parts, spec, run, runs, counts)
+    _leave(options, text, fitted, source, parts, spec, run, runs, counts, start)
 
 
 def read_parts(task: Task, options: Options, run: RunSpec) -> tuple[Parts, dict[str, Any]]:
@@ -85,7 +94,14 @@ def read_parts(task: Task, options: Options, run: RunSpec) -> tuple[Parts, dict[
 
 
 def _trained(
-    options: Options, fitted: Fitted, source: TaskSource, parts: Parts, spec: ModelSpec, run: RunSpec, device: Any
+    options: Options,
+    fitted: Fitted,
+    source: TaskSource,
+    parts: Parts,
+    spec: ModelSpec,
+    run: RunSpec,
+    device: Any,
+    begin: Beginning | None,
 ) -> TaskRun:
     place = options.out if options.seeds == 1 else options.out / f"seed-{run.seed}"
     title = "training" if options.seeds == 1 else f"training, seed {run.seed}"
@@ -101,6 +117,7 @@ def _trained(
             resume=not options.restart,
             trackers=(JsonlTracker(place / "log.jsonl"), TensorBoardTracker(place / "tensorboard")),
             progress=lambda step, steps, loss, speed: report(step, steps, f"loss {loss:.3f}, {speed:,.0f} tokens/s"),
+            prepare=begin,
         )
 
 
@@ -114,6 +131,7 @@ def _leave(
     run: RunSpec,
     runs: list[TaskRun],
     counts: dict[str, Any],
+    start: Start | None,
 ) -> None:
     """Writes the model and what it is worth, and prints a summary."""
     best = max(runs, key=lambda one: (one.best.value, -one.best.loss))
@@ -135,6 +153,7 @@ def _leave(
         scores=scores,
         curve={one.seed: [asdict(point) for point in one.curve] for one in runs},
         facts={
+            **({} if start is None else {"from": start.told()}),
             "records": _counted(counts),
             "training": f"{run.steps:,} steps in {sum(one.result.seconds for one in runs):.1f} s, {size:,} parameters, "
             f"{waste:.1%} of the tokens are padding",

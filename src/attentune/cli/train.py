@@ -19,6 +19,8 @@ EXAMPLES = """
     attentune train --task "classify(text=review, label=stars)" --data train.csv --epochs 10 --out runs/stars
     attentune train --config configs/sst2.toml --data train.tsv --validation-path dev.tsv --test-path test.tsv
     attentune train --config configs/sst2.toml --data train.tsv --seeds 3 --out runs/three
+    attentune train --task mlm --data texts.txt --data.tokenizer bpe --out runs/read
+    attentune train --task "classify(text=review, label=stars)" --data train.csv --from runs/read --out runs/stars
 """
 CAUSAL = ("heads=4, position=rotary, mask=causal",)
 WHOLE = ("heads=4, position=rotary, mask=full",)
@@ -115,6 +117,10 @@ class Options(CommandOptions, RunSpec):
     weights that do best on the validation records are kept, and measured on those of --test-path beside simple
     baselines. The folder then holds model/, result.json, report.md and pictures.
 
+    --from starts from the weights and the tokenizer of a folder: a model of ours, of language or of any task, or a
+    local checkpoint of BERT, GPT-2, Llama or Marian as Hugging Face lays it out; --freeze and --start say what of it
+    learns.
+
     Keys of the TOML file are the options without dashes: `steps = 500`, `[optimizer] learning_rate = 1e-3`,
     `[model] width = 128`.
     """
@@ -134,11 +140,36 @@ class Options(CommandOptions, RunSpec):
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
 
+LANGUAGE = "lm"  # the task that is a language model: what is trained where no task is named
+
+
+def language_column(task: str) -> str | None:
+    """The column of text that `lm`, `lm(text=COLUMN)` names, empty for none; None where `task` is another one."""
+    from attentune.spec.text import read_call
+
+    if task.strip().partition("(")[0].strip() != LANGUAGE:
+        return None
+    _, named = read_call(task, "task", example="lm(text=review)")
+    if unknown := sorted(named.keys() - {"text"}):
+        raise UsageError(f"task lm has no option {unknown[0]!r}; it has text, the column of a table")
+    return str(named.get("text", ""))
+
+
+def of_language(options: Options, column: str) -> Options:
+    """The options of a language model for those of the task `lm`."""
+    if column and options.data.column not in (None, column):
+        raise UsageError(f"the text is in data.column={options.data.column} and in lm(text={column}): name one")
+    data = options.data.replace(column=column) if column else options.data
+    return options.model_copy(update={"task": None, "data": data})
+
+
 OF_TASKS = ("average", "validation_path", "test_path", "epochs", "seeds", "drop_duplicates", "baselines")
 
 
 def run(options: Options) -> int:
     """Train, save the model in `out/model`, and print its score on what was held out."""
+    if options.task is not None and (column := language_column(options.task)) is not None:
+        options = of_language(options, column)
     if options.task is not None:
         from attentune.cli.task_training import train_on_task
 

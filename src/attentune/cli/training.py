@@ -14,8 +14,11 @@ from attentune.cli.console import activity, known_prompt, print_json
 from attentune.cli.loading import pick_device
 from attentune.cli.train import CAUSAL, WHOLE, EncoderOptions, ModelOptions, Options
 from attentune.cli.words import UsageError
+from attentune.data.adopted import language_tokenizer
 from attentune.data.corpus import Corpus, load_corpus
+from attentune.data.tokenizers import Tokenizer
 from attentune.evaluation.cost import parameter_count
+from attentune.layers.low_rank import merge_adapters
 from attentune.mechanisms import load_plugin, registry
 from attentune.models.build import build
 from attentune.models.checkpoint import save_model
@@ -23,6 +26,7 @@ from attentune.models.storage import atomic_write
 from attentune.spec.codec import model_from_data
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec, RunSpec
+from attentune.spec.start import StartSpec
 from attentune.tasks.task import Stack
 from attentune.training.loop import train
 from attentune.training.result import TrainResult
@@ -38,9 +42,22 @@ def train_and_save(options: Options) -> None:
         load_plugin(options.plugin, registry)
     device = pick_device(options.device)
     run = RunSpec(**{name: getattr(options, name) for name in RunSpec.model_fields})
-    corpus = read_corpus(run.data, context=run.context)
-    spec = model_spec(options.model, vocab_size=corpus.vocab_size, context=run.context)
-    model = build(spec, seed=run.seed).to(device)
+    start = None
+    if options.start != StartSpec():
+        from attentune.cli.starting import read_language_start
+
+        start = read_language_start(options, run)
+    corpus = read_corpus(
+        run.data, context=run.context, tokenizer=None if start is None else language_tokenizer(start.origin.folder)
+    )
+    if start is None:
+        spec = model_spec(options.model, vocab_size=corpus.vocab_size, context=run.context)
+        model = build(spec, seed=run.seed)
+    else:
+        spec = start.spec.replace(vocab_size=corpus.vocab_size, context=run.context)
+        model = build(spec, seed=run.seed)
+        start.beginning()(model)
+    model.to(device)
 
     with activity("training") as report:
         result = train(
@@ -53,8 +70,11 @@ def train_and_save(options: Options) -> None:
             progress=lambda step, steps, loss, speed: report(step, steps, f"loss {loss:.3f}, {speed:,.0f} tokens/s"),
         )
 
+    merge_adapters(model)
     folder = options.out / "model"
     summary = _summary(options.out, folder, model, corpus, result)
+    if start is not None:
+        summary["from"] = start.told()
     save_model(
         folder, model, tokenizer=corpus.tokenizer, extra={"run": run.model_dump(mode="json"), "score": summary["score"]}
     )
@@ -65,10 +85,15 @@ def train_and_save(options: Options) -> None:
         print(_shown(summary, spec, corpus))
 
 
-def read_corpus(data: DataSpec, *, context: int) -> Corpus:
-    """The corpus that `data` names, with its progress shown."""
+def read_corpus(data: DataSpec, *, context: int, tokenizer: Tokenizer | None = None) -> Corpus:
+    """The corpus that `data` names, with its progress shown; a `tokenizer` stands in for the one that it asks for."""
     with activity("preparing text") as report:
-        return load_corpus(data, context=context, progress=lambda stage, done, total: report(done, total, stage))
+        return load_corpus(
+            data,
+            context=context,
+            tokenizer=tokenizer,
+            progress=lambda stage, done, total: report(done, total, stage),
+        )
 
 
 def model_spec(options: ModelOptions, *, vocab_size: int, context: int, stack: Stack = "decoder") -> ModelSpec:
@@ -124,7 +149,7 @@ def _summary(out: Path, folder: Path, model: nn.Module, corpus: Corpus, result: 
 
 
 def _shown(summary: dict[str, Any], spec: ModelSpec, corpus: Corpus) -> str:
-    lines = []
+    lines = [f"{'from':<11} {summary['from']}"] if "from" in summary else []
     if score := summary["score"]:
         lines.append(
             f"validation  {score['nats_per_token']:.4f} nats/token, {score['bits_per_character']:.4f} bits/character, "

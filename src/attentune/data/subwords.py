@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
@@ -11,16 +12,19 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as LibraryTokenizer
 
+from attentune.data.pieces import Pieces, pieces_of
 from attentune.data.vocabulary import (
+    TOKENIZER_CONFIG,
     TokenIds,
     byte_alphabet,
     checked_ids,
     load_library_tokenizer,
+    read_json,
     save_library_tokenizer,
 )
 from attentune.errors import CheckpointError, DataError
 
-Pieces = Literal["bpe", "byte", "char", "word"]
+Kind = Literal["bpe", "byte", "char", "word"]
 SPECIAL: Final = {
     "pad_token": "<pad>",
     "unk_token": "<unk>",
@@ -32,6 +36,9 @@ SPECIAL: Final = {
 }
 """How the special tokens are written in files, by their name there; their ids are 0, 1, 2 and so on."""
 
+ADOPTED = "adopted"
+"""The kind, in files, of a tokenizer whose special tokens are not numbered like ours: it came with another model."""
+
 _BLOCK = 4096  # texts encoded in parallel at once
 
 
@@ -41,20 +48,41 @@ class SubwordTokenizer:
 
     `bpe` are byte pairs that training merged (arXiv:1508.07909), `byte` are bytes: every text can be written in these.
     `char` are characters, `word` are words and marks: what training did not see becomes `unknown`. With `lowercase`
-    capital letters are small ones. The ids of the special tokens are the same in every tokenizer.
+    capital letters are small ones. The ids of the special tokens are the same in every tokenizer that we have trained.
     """
 
     name = "subword"
     pad, unknown, begin, end, mask, separator, classifier = range(7)
+    framed = False  # whether its model reads texts between `classifier` and `separator`
 
-    def __init__(self, tokenizer: LibraryTokenizer) -> None:
+    def __init__(
+        self,
+        tokenizer: LibraryTokenizer,
+        *,
+        special: Mapping[str, int] | None = None,
+        vocab_size: int | None = None,
+        framed: bool = False,
+    ) -> None:
+        """`special` gives the ids of the special tokens by their names in files, where they are not ours."""
         tokenizer.encode_special_tokens = True  # what looks like a special token in a text is ordinary text
         self._tokenizer = tokenizer
-        self.vocab_size: int = tokenizer.get_vocab_size()
+        self.vocab_size: int = tokenizer.get_vocab_size() if vocab_size is None else vocab_size
+        self.adopted = special is not None
+        if special is not None:
+            numbers = (special[name] for name in SPECIAL)
+            self.pad, self.unknown, self.begin, self.end, self.mask, self.separator, self.classifier = numbers
+        self.framed = framed
+        held = (self.pad, self.unknown, self.begin, self.end, self.mask, self.separator, self.classifier)
+        self.special: tuple[int, ...] = tuple(sorted(set(held)))
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """What the tokens stand for."""
+        return pieces_of(self._tokenizer, vocab_size=self.vocab_size, special=self.special)
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], vocab_size: int = 8000, *, pieces: Pieces = "bpe", lowercase: bool = False
+        cls, texts: Iterable[str], vocab_size: int = 8000, *, pieces: Kind = "bpe", lowercase: bool = False
     ) -> SubwordTokenizer:
         """At most `vocab_size` tokens, the special ones among them; `byte` has all bytes, whatever the size.
 
@@ -104,6 +132,8 @@ class SubwordTokenizer:
             CheckpointError: its files are missing, damaged, or another tokenizer's.
         """
         tokenizer, _, name = load_library_tokenizer(folder)
+        if name == ADOPTED:
+            return cls._load_adopted(tokenizer, folder)
         if name != cls.name:
             raise CheckpointError(f"{folder} holds a tokenizer of the kind {name!r}, where {cls.name!r} is needed")
         for number, text in enumerate(SPECIAL.values()):
@@ -111,9 +141,24 @@ class SubwordTokenizer:
                 raise CheckpointError(f"{folder / 'tokenizer.json'} is damaged: token {number} is not {text}")
         return cls(tokenizer)
 
+    @classmethod
+    def _load_adopted(cls, tokenizer: LibraryTokenizer, folder: Path) -> SubwordTokenizer:
+        config = read_json(folder / TOKENIZER_CONFIG)
+        special = {name: tokenizer.token_to_id(str(config.get(name))) for name in SPECIAL}
+        size, framed = config.get("attentune_vocab_size"), config.get("attentune_framed")
+        if None in special.values() or type(size) is not int or type(framed) is not bool:
+            raise CheckpointError(f"{folder / TOKENIZER_CONFIG} is damaged: special tokens or sizes are missing")
+        return cls(tokenizer, special=special, vocab_size=size, framed=framed)
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json` into `folder`."""
-        save_library_tokenizer(folder, self._tokenizer, name=self.name, special=SPECIAL)
+        if not self.adopted:
+            save_library_tokenizer(folder, self._tokenizer, name=self.name, special=SPECIAL)
+            return
+        numbers = (self.pad, self.unknown, self.begin, self.end, self.mask, self.separator, self.classifier)
+        special = {name: self._tokenizer.id_to_token(number) for name, number in zip(SPECIAL, numbers, strict=True)}
+        more = {"attentune_vocab_size": self.vocab_size, "attentune_framed": self.framed}
+        save_library_tokenizer(folder, self._tokenizer, name=ADOPTED, special=special, more=more)
 
     def encode(self, text: str) -> TokenIds:
         """The ids of `text`, without special tokens; none for an empty text."""
@@ -138,7 +183,7 @@ class SubwordTokenizer:
         shown = []
         for number in checked_ids(ids, self.vocab_size).tolist():
             held = self._tokenizer.id_to_token(number) or SPECIAL["unk_token"]
-            shown.append(held if number < len(SPECIAL) else self._tokenizer.decode([number]) or held)
+            shown.append(held if number in self.special else self._tokenizer.decode([number]) or held)
         return shown
 
 

@@ -14,6 +14,7 @@ from attentune.data.bpe import BpeTokenizer
 from attentune.data.byte import ByteTokenizer
 from attentune.data.char import CharTokenizer
 from attentune.data.files import Progress
+from attentune.data.published import PublishedTokenizer
 from attentune.data.vocabulary import TokenIds, Unknown, load_library_tokenizer, vocabulary_in_order
 from attentune.errors import CheckpointError, DataError, near
 
@@ -82,6 +83,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         return ByteTokenizer()
     if name == "bpe":
         return BpeTokenizer(tokenizer)
+    if name == PublishedTokenizer.name:
+        return PublishedTokenizer.load(tokenizer, place)
     if name == "char":
         characters = vocabulary_in_order(model, place)
         if any(len(character) != 1 for character in characters):

@@ -26,8 +26,8 @@ TokenIds = Int32[np.ndarray, " tokens"]
 Unknown = Literal["error", "skip"]
 """What to do with a character outside the vocabulary."""
 
-_TOKENIZER = "tokenizer.json"
-_CONFIG = "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def byte_alphabet() -> list[str]:
@@ -72,10 +72,12 @@ def save_library_tokenizer(
     name: str,
     end_of_text: bool = False,
     special: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes both files, `tokenizer.json` last: where it stands, the other does.
 
-    `special` are special tokens by their Hugging Face names, such as `pad_token`, for other programs to know.
+    `special` are special tokens by their Hugging Face names, such as `pad_token`, for other programs to know. `more` is
+    what else the configuration shall say.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -85,11 +87,12 @@ def save_library_tokenizer(
         "clean_up_tokenization_spaces": False,
         "attentune_tokenizer": name,
         **(special or {}),
+        **(more or {}),
     }
     if end_of_text:
         config["eos_token"] = END_OF_TEXT
-    atomic_write(folder / _CONFIG, json.dumps(config, indent=2) + "\n")
-    atomic_write(folder / _TOKENIZER, tokenizer.to_str(pretty=True) + "\n")
+    atomic_write(folder / TOKENIZER_CONFIG, json.dumps(config, indent=2) + "\n")
+    atomic_write(folder / TOKENIZER, tokenizer.to_str(pretty=True) + "\n")
 
 
 def load_library_tokenizer(folder: Path) -> tuple[LibraryTokenizer, dict[str, Any], str]:
@@ -98,18 +101,20 @@ def load_library_tokenizer(folder: Path) -> tuple[LibraryTokenizer, dict[str, An
     Raises:
         CheckpointError: a file is missing, damaged, or not ours.
     """
-    config = _read_json(folder / _CONFIG)
+    config = read_json(folder / TOKENIZER_CONFIG)
     name = config.get("attentune_tokenizer")
     if not isinstance(name, str):
-        raise CheckpointError(f"{folder / _CONFIG} was not written by Attentune: it lacks 'attentune_tokenizer'")
-    content = _read_json(folder / _TOKENIZER)
+        raise CheckpointError(
+            f"{folder / TOKENIZER_CONFIG} was not written by Attentune: it lacks 'attentune_tokenizer'"
+        )
+    content = read_json(folder / TOKENIZER)
     try:
         tokenizer = LibraryTokenizer.from_str(json.dumps(content))
         model = content["model"]
     except Exception as error:  # the library raises bare Exception for every malformed file
-        raise _damaged(folder / _TOKENIZER, str(error)) from None
+        raise _damaged(folder / TOKENIZER, str(error)) from None
     if name == "bpe" and (content.get("decoder") or {}).get("type") != "ByteLevel":
-        raise _damaged(folder / _TOKENIZER, "it is not a byte-level tokenizer")
+        raise _damaged(folder / TOKENIZER, "it is not a byte-level tokenizer")
     return tokenizer, model, name
 
 
@@ -121,11 +126,12 @@ def vocabulary_in_order(model: dict[str, Any], folder: Path) -> list[str]:
     """
     vocabulary = model.get("vocab")
     if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise _damaged(folder / _TOKENIZER, "its token ids are not 0, 1, 2 and so on")
+        raise _damaged(folder / TOKENIZER, "its token ids are not 0, 1, 2 and so on")
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -48,6 +48,7 @@ class Values(nn.Module):
 
     def __init__(self, value: Mechanism, dims: Dims) -> None:
         super().__init__()
+        self.names = tuple(value.parameters(dims))
         for name, declared in value.parameters(dims).items():
             parameter = nn.Parameter(torch.empty(declared.shape))
             with torch.no_grad():
@@ -58,6 +59,8 @@ class Values(nn.Module):
 
     @property
     def params(self) -> Params:
+        if "parametrizations" in self._modules:  # of some, a low-rank adapter makes what is computed with
+            return {name: getattr(self, name) for name in self.names}
         return self._parameters  # type: ignore[return-value]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from attentune.spec.start import StartSpec
 from attentune.spec.value import Frozen
 
 Positive = Annotated[float, Field(gt=0)]
@@ -69,6 +70,7 @@ class DataSpec(Frozen):
     tokenizer: Literal["byte", "char", "bpe", "word"] = "char"  # word: of tasks only
     vocab_size: int = Field(default=4096, ge=257)  # of bpe; of tasks also the most words or characters that are known
     lowercase: bool = False  # of tasks only
+    tokenizer_from: str | None = None  # of tasks: a model folder whose tokenizer is used, instead of a new one
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # the last share of the text
     isolate_documents: bool = False  # packed rows: no attention from one document to another
 
@@ -77,6 +79,7 @@ class RunSpec(Frozen):
     """One training run. Sizes are in tokens and optimizer steps."""
 
     data: DataSpec = DataSpec()
+    start: StartSpec = StartSpec()
     context: int = Field(default=64, ge=1)  # tokens a training row holds
     batch: int = Field(default=12, ge=1)  # rows of one optimizer step
     accumulate: int = Field(default=1, ge=1)  # micro-batches that make one step's batch

@@ -95,9 +95,9 @@ class SequenceTask(Task):
         asked = [" ".join(texts_of(one, column)) for column in self.asked for one in records]
         answers = [self.references(one)[0] for one in records]
         if self.shared_vocabulary:
-            tokenizers = (trained_tokenizer((*asked, *answers), data),) * 2
+            tokenizers = (trained_tokenizer((*asked, *answers), data, "both"),) * 2
         else:
-            tokenizers = trained_tokenizer(asked, data), trained_tokenizer(answers, data)
+            tokenizers = trained_tokenizer(asked, data, "source"), trained_tokenizer(answers, data, "target")
         fitted = FittedSequences(self, *tokenizers, context)
         warn_of_cuts([len(ids) + 1 for ids in fitted.whole_sources(records)], context, "training sources")
         lengths = [len(ids) + 1 for ids in fitted.target_tokenizer.encode_batch(answers)]

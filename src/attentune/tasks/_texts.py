@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from pydantic import BeforeValidator, Field
 
+from attentune.data.adopted import Side, adopted_tokenizer
 from attentune.data.bucketing import Buckets
 from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
@@ -67,8 +68,13 @@ def label_of(record: Record, column: str) -> str:
     return label
 
 
-def trained_tokenizer(texts: Iterable[str], data: DataSpec) -> SubwordTokenizer:
-    """The tokenizer that `data` asks for, from the training texts."""
+def trained_tokenizer(texts: Iterable[str], data: DataSpec, side: Side | None = None) -> SubwordTokenizer:
+    """The tokenizer that `data` asks for: that of a model folder, or a new one from the training texts.
+
+    `side` is whose it is where a model may have one for its source and one for its target.
+    """
+    if data.tokenizer_from is not None:
+        return adopted_tokenizer(data.tokenizer_from, side)
     return SubwordTokenizer.train(texts, data.vocab_size, pieces=data.tokenizer, lowercase=data.lowercase)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from attentune.data.batches import MicroBatch
 from attentune.data.records import Record
-from attentune.data.subwords import SPECIAL, SubwordTokenizer
+from attentune.data.subwords import SubwordTokenizer
 from attentune.errors import CheckpointError, DataError, near
 from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
@@ -143,7 +143,7 @@ class FittedClassify(Fitted):
                 dropout=task.dropout,
                 hidden_share=task.word_dropout,
                 unknown=self.tokenizer.unknown,
-                special=len(SPECIAL),
+                special=self.tokenizer.special,
             ),
             seed,
         )
@@ -176,11 +176,12 @@ class FittedClassify(Fitted):
         """Tokens of each record: the class's own where it is asked for, the text, and after a separator its pair."""
         tokenizer, task = self.tokenizer, self.task
         texts = [tokenizer.encode_batch([text_of(one, column) for one in records]) for column in task.asked]
-        start = [tokenizer.classifier] if task.pooling == "first" else []
-        if task.pair is None:
-            return [np.concatenate([start, text]).astype(np.int32) for (text,) in zip(*texts, strict=True)]
         between = [tokenizer.separator]
-        return [np.concatenate([start, a, between, b]).astype(np.int32) for a, b in zip(*texts, strict=True)]
+        start = [tokenizer.classifier] if task.pooling == "first" or tokenizer.framed else []
+        end = between if tokenizer.framed else []
+        if task.pair is None:
+            return [np.concatenate([start, text, end]).astype(np.int32) for (text,) in zip(*texts, strict=True)]
+        return [np.concatenate([start, a, between, b, end]).astype(np.int32) for a, b in zip(*texts, strict=True)]
 
     def _rows(self, records: Sequence[Record]) -> list[Array]:
         """The same, cut at the context; what holds nothing is one unknown token."""

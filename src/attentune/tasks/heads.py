@@ -81,7 +81,8 @@ class Headed(nn.Module):
     """An encoder's trunk, tokens of which may be hidden from it in training, and an output layer.
 
     `hidden_share` of the tokens that stand for text are read as `unknown` in training (word dropout,
-    arXiv:1511.06349): the model learns not to hang on single words, and what an unknown word looks like.
+    arXiv:1511.06349): the model learns not to hang on single words, and what an unknown word looks like. `special`
+    tokens stay, which are numbered so, or are the first so many.
     """
 
     has_memory = False
@@ -94,14 +95,16 @@ class Headed(nn.Module):
         dropout: float,
         hidden_share: float,
         unknown: int,
-        special: int,
+        special: int | tuple[int, ...],
     ) -> None:
         super().__init__()
         self.spec = spec
         self.trunk = Transformer(spec)
         self.halting = self.trunk.halting
         self.output = Output(spec.width, classes)
-        self.dropout, self.hidden_share, self.unknown, self.special = dropout, hidden_share, unknown, special
+        self.dropout, self.hidden_share, self.unknown = dropout, hidden_share, unknown
+        kept = range(special) if isinstance(special, int) else special
+        self.register_buffer("special", torch.tensor(list(kept)), persistent=False)
 
     def bind(self, **choice: object) -> None:
         """Choose the kernels of every attention, as `Transformer.bind`."""
@@ -112,7 +115,8 @@ class Headed(nn.Module):
         if not self.training or not self.hidden_share:
             return ids
         drawn = torch.rand(ids.shape, device=ids.device) < self.hidden_share
-        return ids.masked_fill(drawn & (ids >= self.special), self.unknown)
+        assert isinstance(self.special, Tensor)
+        return ids.masked_fill(drawn & ~torch.isin(ids, self.special), self.unknown)
 
     def thinned(self, x: Float[Tensor, "... E"]) -> Float[Tensor, "... E"]:
         """Dropout in training."""
@@ -132,7 +136,7 @@ class Classifier(Headed):
         dropout: float,
         hidden_share: float,
         unknown: int,
-        special: int,
+        special: int | tuple[int, ...],
     ) -> None:
         super().__init__(
             spec, classes=classes, dropout=dropout, hidden_share=hidden_share, unknown=unknown, special=special

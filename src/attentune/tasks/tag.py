@@ -18,7 +18,7 @@ from torch import nn
 from attentune.data.batches import IGNORED, MicroBatch
 from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
-from attentune.data.subwords import SPECIAL, SubwordTokenizer
+from attentune.data.subwords import SubwordTokenizer
 from attentune.errors import CheckpointError, DataError, near
 from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
@@ -132,7 +132,7 @@ class FittedTag(Fitted):
                 dropout=self.task.dropout,
                 hidden_share=self.task.word_dropout,
                 unknown=self.tokenizer.unknown,
-                special=len(SPECIAL),
+                special=self.tokenizer.special,
             ),
             seed,
         )

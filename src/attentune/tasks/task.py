@@ -132,6 +132,15 @@ class Fitted(ABC):
     def example(self, record: Record) -> Example:
         """Raises DataError with file and line where a label is unknown or a text is empty."""
 
+    def examples(self, record: Record) -> list[Example]:
+        """All examples of a record, such as the windows of a long text; raises as `example`, which most have one of."""
+        return [self.example(record)]
+
+    def redrawn(self, example: Example, random: np.random.Generator) -> Example:
+        """A training example as one pass sees it, of the same length: what is drawn anew for each is drawn here."""
+        del random
+        return example
+
     @abstractmethod
     def batch(self, examples: Sequence[Example], device: torch.device, *, scored: int | None = None) -> MicroBatch:
         """Padded rows. `scored` is the number of scored targets of the whole step; None: this is all of it."""

@@ -1,7 +1,8 @@
 """Parameter groups and the optimizers of PyTorch, behind one small object.
 
-A parameter says about itself what an optimizer must know: `parameter.weight_decay = False` keeps decay away, and
-`parameter.role` is `"embedding"`, `"head"` or, where absent, hidden. Weight decay is decoupled (arXiv:1711.05101) for
+A parameter says about itself what an optimizer must know: `parameter.weight_decay = False` keeps decay away,
+`parameter.role` is `"embedding"`, `"head"` or, where absent, hidden, and `parameter.rate` is its share of the learning
+rate, 1 where absent (layer-wise learning rates, arXiv:1801.06146). Weight decay is decoupled (arXiv:1711.05101) for
 every optimizer: a step first multiplies the decaying weights by 1 - learning_rate * weight_decay.
 """
 
@@ -34,6 +35,11 @@ def role(parameter: nn.Parameter) -> str:
     return str(getattr(parameter, "role", "hidden"))
 
 
+def rate(parameter: nn.Parameter) -> float:
+    """The share of the learning rate that a parameter has."""
+    return float(getattr(parameter, "rate", 1.0))
+
+
 def decaying_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The trainable parameters that decay, in the model's order, each once."""
     return [p for p in model.parameters() if p.requires_grad and decays(p)]
@@ -54,16 +60,16 @@ class Optimizer:
         decay_first: list[tuple[list[nn.Parameter], float, float]],
     ) -> None:
         self.parts = parts
-        self._decay_first = [(p, rate, decay) for p, rate, decay in decay_first if p and decay > 0]
+        self._decay_first = [(p, peak, decay) for p, peak, decay in decay_first if p and decay > 0]
 
     def step(self, share: float) -> None:
         """One step at `share` of the peak learning rates."""
-        for parameters, rate, decay in self._decay_first:
+        for parameters, peak, decay in self._decay_first:
             with torch.no_grad():
-                torch._foreach_mul_(list[Tensor](parameters), 1.0 - share * rate * decay)
-        for part, rate in self.parts:
+                torch._foreach_mul_(list[Tensor](parameters), 1.0 - share * peak * decay)
+        for part, peak in self.parts:
             for group in part.param_groups:
-                group["lr"] = rate * share
+                group["lr"] = peak * share * group.get("rate", 1.0)
             part.step()
 
     def zero_grad(self) -> None:
@@ -117,37 +123,49 @@ def build_optimizer(model: nn.Module, spec: OptimizerSpec) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise TrainingError("the model has no trainable parameters; unfreeze some before training")
-    rate, decay = spec.learning_rate, spec.weight_decay
+    peak, decay = spec.learning_rate, spec.weight_decay
     if spec.name == "adamw":
-        return Optimizer([(_adamw(parameters, spec, rate), rate)], [])
+        return Optimizer([(_adamw(parameters, spec, peak), peak)], [])
     if spec.name == "muon":
         hidden = [p for p in parameters if p.ndim == 2 and role(p) == "hidden" and decays(p)]
         orthogonal = {id(p) for p in hidden}
         rest = [p for p in parameters if id(p) not in orthogonal]
         parts: list[tuple[torch.optim.Optimizer, float]] = []
         if hidden:
-            parts.append((torch.optim.Muon(hidden, lr=rate, weight_decay=decay, momentum=spec.momentum), rate))
+            muon = torch.optim.Muon(_by_rate(hidden), lr=peak, weight_decay=decay, momentum=spec.momentum)
+            parts.append((muon, peak))
         if rest:
-            parts.append((_adamw(rest, spec, rate * spec.adamw_ratio), rate * spec.adamw_ratio))
+            parts.append((_adamw(rest, spec, peak * spec.adamw_ratio), peak * spec.adamw_ratio))
         return Optimizer(parts, [])
     if spec.name == "adagrad":
         fused = parameters[0].device.type == "cpu"
-        adagrad = torch.optim.Adagrad(parameters, lr=rate, eps=spec.epsilon, fused=fused)
-        return Optimizer([(adagrad, rate)], [([p for p in parameters if decays(p)], rate, decay)])
-    return Optimizer([(torch.optim.Adafactor(_groups(parameters, decay), lr=rate), rate)], [])
+        adagrad = torch.optim.Adagrad(_by_rate(parameters), lr=peak, eps=spec.epsilon, fused=fused)
+        first = [
+            (group["params"], peak * group.get("rate", 1.0), decay) for group in _by_rate(filter(decays, parameters))
+        ]
+        return Optimizer([(adagrad, peak)], first)
+    return Optimizer([(torch.optim.Adafactor(_groups(parameters, decay), lr=peak), peak)], [])
 
 
-def _adamw(parameters: list[nn.Parameter], spec: OptimizerSpec, rate: float) -> torch.optim.AdamW:
+def _adamw(parameters: list[nn.Parameter], spec: OptimizerSpec, peak: float) -> torch.optim.AdamW:
     fused = parameters[0].device.type in ("cpu", "cuda")
     groups = _groups(parameters, spec.weight_decay)
-    return torch.optim.AdamW(groups, lr=rate, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=fused)
+    return torch.optim.AdamW(groups, lr=peak, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=fused)
 
 
 def _groups(parameters: Iterable[nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    """Two groups, with and without weight decay, leaving out an empty one."""
+    """Those with weight decay and those without, leaving out an empty one."""
     parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if decays(p)], "weight_decay": decay},
-        {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
+    return [
+        {**group, "weight_decay": decay if decaying else 0.0}
+        for decaying in (True, False)
+        for group in _by_rate(p for p in parameters if decays(p) is decaying)
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _by_rate(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """A group for each share of the learning rate, as they come; `rate` stands in it where it is not all."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(rate(parameter), []).append(parameter)
+    return [{"params": held, **({} if share == 1.0 else {"rate": share})} for share, held in groups.items()]

@@ -91,7 +91,9 @@ class Session:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resumption; how often checkpoints are written does not matter."""
         spec = getattr(self.model, "spec", None)
+        started = getattr(self.model, "started_from", None)
         return {
+            **({} if started is None else {"start": started}),
             "run": {**self.run.model_dump(mode="json", exclude={"checkpoint_every"}), "precision": self.numbers},
             "model": spec.model_dump(mode="json") if spec is not None else {"class": type(self.model).__qualname__},
             "data": {"fingerprint": self.source.fingerprint},

@@ -13,6 +13,7 @@ from torch import nn
 from attentune.data.records import Record
 from attentune.errors import DataError
 from attentune.evaluation.task_report import Figure
+from attentune.layers.low_rank import merge_adapters
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import RunSpec
 from attentune.tasks.task import Fitted, Scores
@@ -77,7 +78,7 @@ def train_task(
         resume: False starts over.
         trackers: told the numbers as they come.
         progress: see `Progress`.
-        prepare: called with the fresh model, such as to fill in weights from elsewhere.
+        prepare: called with the fresh model, such as a `Beginning`, which fills in weights from elsewhere.
 
     Raises:
         TrainingError, CheckpointError, StorageError: as `train`.
@@ -89,6 +90,7 @@ def train_task(
     result = train(model, source, run, folder=folder, resume=resume, trackers=trackers, progress=progress)
     best = source.take_best(model)
     assert best is not None  # training ends with a measurement
+    merge_adapters(model)
     return TaskRun(
         seed=run.seed,
         model=model,

@@ -54,7 +54,12 @@ class TaskSource:
         if not train or not validation:
             raise DataError("a task needs records to train on and records to be measured by")
         self.fitted = fitted
-        self.train, self.validation = ([fitted.example(one) for one in part] for part in (train, validation))
+        self.train, self.validation = (
+            [example for one in part for example in fitted.examples(one)] for part in (train, validation)
+        )
+        for name, examples in (("train on", self.train), ("measure by", self.validation)):
+            if not examples:
+                raise DataError(f"the records to {name} hold nothing that a model could learn from")
         self.curve: list[Measured] = []
         self.best: Measured | None = None
         self._best_weights: dict[str, Tensor] = {}
@@ -97,7 +102,11 @@ class TaskSource:
 
         def at(step: int) -> StepData:
             self._steps = step + 1
-            rows = [self.train[row] for row in buckets.batch(step)]
+            number = step // buckets.per_pass
+            rows = [
+                self.fitted.redrawn(self.train[row], np.random.default_rng((run.seed, number, row)))
+                for row in buckets.batch(step).tolist()
+            ]
             scored = sum(_scored(example) for example in rows)
             each = -(-len(rows) // run.accumulate)
             parts = [rows[start : start + each] for start in range(0, len(rows), each)]

@@ -31,6 +31,8 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 def weights(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
     """Our parameters from the tensors of `BertForMaskedLM` or `BertForPreTraining`.
 
+    Those of the bare `BertModel` have no head: give the spec `without_head` then.
+
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape than the spec needs.
     """
@@ -38,12 +40,20 @@ def weights(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
     named = {next((n.removesuffix(e) + new for e, new in old.items() if n.endswith(e)), n): t for n, t in state.items()}
     read = State("bert", named, prefix="bert.", without=_bert.WITHOUT)
     mapped = _bert.embeddings(read) | _bert.layers(read, spec)
-    mapped |= _bert.head(
-        read,
-        spec,
-        dense="cls.predictions.transform.dense",
-        norm="cls.predictions.transform.LayerNorm",
-        decoder="cls.predictions.decoder",
-        bias="cls.predictions.bias",
-    )
+    if spec.head_transform:
+        mapped |= _bert.head(
+            read,
+            spec,
+            dense="cls.predictions.transform.dense",
+            norm="cls.predictions.transform.LayerNorm",
+            decoder="cls.predictions.decoder",
+            bias="cls.predictions.bias",
+        )
     return read.finish(mapped, spec)
+
+
+def without_head(spec: ModelSpec, state: Mapping[str, Tensor]) -> ModelSpec:
+    """`spec` as these tensors have it: a checkpoint of the bare encoder has no head for masked tokens."""
+    if any(name.startswith("cls.predictions.") for name in state):
+        return spec
+    return spec.replace(head_transform=False, head_bias=False, tie_embeddings=True)
