@@ -13,7 +13,13 @@ from attentune.tasks.registry import known_tasks
 
 def described() -> list[dict[str, Any]]:
     """Each task: its name, what it does, the stack it stands on, its options."""
-    return [
+    language = {
+        "name": "lm",
+        "summary": "A language model of plain text, the same as without --task; `text` is the column of a table.",
+        "stack": "decoder",
+        "options": {"text": {"default": None, "choices": []}},
+    }
+    tasks = [
         {
             "name": name,
             "summary": " ".join((inspect.getdoc(task) or "").split()),
@@ -26,6 +32,7 @@ def described() -> list[dict[str, Any]]:
         }
         for name, task in known_tasks().items()
     ]
+    return sorted([language, *tasks], key=lambda one: str(one["name"]))
 
 
 def shown(found: list[dict[str, Any]]) -> str:

@@ -71,8 +71,9 @@ def adopt(tokenizer: LibraryTokenizer, named: dict[str, str], *, rows: int = 0) 
         known.setdefault(name, token)
     tokenizer = _knowing_unknown(tokenizer, known["unk_token"])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in known.values()])
-    numbers = {name: tokenizer.token_to_id(token) for name, token in known.items()}
-    size = max(rows, 1 + max(tokenizer.get_vocab(with_added_tokens=True).values()))
+    held = tokenizer.get_vocab(with_added_tokens=True)
+    numbers = {name: held[token] for name, token in known.items()}
+    size = max(rows, 1 + max(held.values()))
     return SubwordTokenizer(tokenizer, special=numbers, vocab_size=size, framed=framed)
 
 

@@ -144,9 +144,10 @@ class SubwordTokenizer:
     @classmethod
     def _load_adopted(cls, tokenizer: LibraryTokenizer, folder: Path) -> SubwordTokenizer:
         config = read_json(folder / TOKENIZER_CONFIG)
-        special = {name: tokenizer.token_to_id(str(config.get(name))) for name in SPECIAL}
+        found = {name: tokenizer.token_to_id(str(config.get(name))) for name in SPECIAL}
+        special = {name: number for name, number in found.items() if number is not None}
         size, framed = config.get("attentune_vocab_size"), config.get("attentune_framed")
-        if None in special.values() or type(size) is not int or type(framed) is not bool:
+        if len(special) < len(SPECIAL) or type(size) is not int or type(framed) is not bool:
             raise CheckpointError(f"{folder / TOKENIZER_CONFIG} is damaged: special tokens or sizes are missing")
         return cls(tokenizer, special=special, vocab_size=size, framed=framed)
 
@@ -156,7 +157,9 @@ class SubwordTokenizer:
             save_library_tokenizer(folder, self._tokenizer, name=self.name, special=SPECIAL)
             return
         numbers = (self.pad, self.unknown, self.begin, self.end, self.mask, self.separator, self.classifier)
-        special = {name: self._tokenizer.id_to_token(number) for name, number in zip(SPECIAL, numbers, strict=True)}
+        special = {
+            name: str(self._tokenizer.id_to_token(number)) for name, number in zip(SPECIAL, numbers, strict=True)
+        }
         more = {"attentune_vocab_size": self.vocab_size, "attentune_framed": self.framed}
         save_library_tokenizer(folder, self._tokenizer, name=ADOPTED, special=special, more=more)
 

@@ -27,9 +27,8 @@ class LowRank(nn.Module):
         super().__init__()
         rows, columns = matrix.shape
         bound = 1 / sqrt(columns)
-        options = {"device": matrix.device, "dtype": matrix.dtype}
-        self.a = nn.Parameter(torch.empty(rank, columns, **options).uniform_(-bound, bound))
-        self.b = nn.Parameter(torch.zeros(rows, rank, **options))
+        self.a = nn.Parameter(matrix.new_empty(rank, columns).detach().uniform_(-bound, bound))
+        self.b = nn.Parameter(matrix.new_zeros(rows, rank).detach())
         self.factor = alpha / rank
 
     def forward(self, matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:

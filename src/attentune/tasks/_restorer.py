@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
 from torch import nn
@@ -10,7 +11,16 @@ from attentune.kernels.layout import Layout
 from attentune.models.decoder import Decoder
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.model import ModelSpec
-from attentune.tasks.heads import HeadOutput
+
+
+@dataclass
+class Restored:
+    """Logits of `N` places in each of `R` rows, losses to add, the vectors of all tokens."""
+
+    logits: Float[Tensor, "R N V"]
+    losses: dict[str, Tensor]
+    hidden: Float[Tensor, "B T E"]
+    depths: Int[Tensor, "B T"] | None = None
 
 
 @final
@@ -31,10 +41,10 @@ class Restorer(nn.Module):
 
     def forward(
         self, ids: Int[Tensor, "B T"], layout: Layout | None = None, *, places: Int[Tensor, " N"] | None = None
-    ) -> HeadOutput:
+    ) -> Restored:
         """Logits [1 N V] of these `places` of the flattened rows; [B T V] of all tokens where None."""
         given = self.trunk.hidden_states(ids, layout)
-        x: Float[Tensor, "B T E"] = given.x
+        x: Tensor = given.x
         if places is not None:
             x = x.flatten(0, 1).index_select(0, places)[None]
-        return HeadOutput(self.trunk.logits(x), given.losses, hidden=given.x, depths=given.depths)
+        return Restored(self.trunk.logits(x), given.losses, hidden=given.x, depths=given.depths)

@@ -38,39 +38,27 @@ Ids = Int[np.ndarray, "_"]
 
 
 class SequenceTask(Task):
-    """From the text in `source` to the one in `target`, by an encoder and a decoder.
+    """From one text to another, by an encoder and a decoder.
 
-    A cell may hold a list: of a source its sentences, of a target several references. Training learns the first of
-    them, scores compare with all. What a model says is searched for with `beam` hypotheses, see `Beam`.
+    What a model says is searched for with `beam` hypotheses, see `Beam`.
     """
 
     stack: ClassVar[Literal["encoder-decoder"]] = "encoder-decoder"
     chosen_by: ClassVar[Literal["score", "loss"]] = "loss"  # searching all validation texts after each pass takes long
-    source: Column = "source"
-    target: Column = "target"
     shared_vocabulary: bool = True  # one vocabulary and one table of embeddings for both sides
     beam: Annotated[int, Field(ge=1)] = 5  # hypotheses; 1 is greedy
     length_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     coverage_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
-    @model_validator(mode="after")
-    def _columns_differ(self) -> Self:
-        if len(set(self.columns)) < len(self.columns):
-            raise ValueError(f"source and target are different columns, got {', '.join(self.columns)}")
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (*self.asked, self.target)
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        return (self.source,)
-
     @property
     def control_column(self) -> str | None:
         """The column whose text is put before the source."""
         return None
+
+    @property
+    @abstractmethod
+    def read_column(self) -> str:
+        """The column that the source is made of."""
 
     @abstractmethod
     def measure(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
@@ -80,16 +68,17 @@ class SequenceTask(Task):
     def guesses(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, list[str]]:
         """Simple answers to hold a model against, by name."""
 
+    @abstractmethod
     def references(self, record: Record) -> list[str]:
-        """The texts in `target`. Raises DataError where there is none."""
-        texts = [text for text in texts_of(record, self.target) if text.strip()]
-        if not texts:
-            raise DataError(f"{record.where}: column {self.target!r} holds no text; leave such rows out")
-        return texts
+        """The texts that would be right, of which training learns the first. Raises DataError where there is none."""
+
+    @abstractmethod
+    def source_parts(self, record: Record) -> list[str]:
+        """The text that is read; where there are several parts, something is hidden between them."""
 
     def source_text(self, record: Record) -> str:
-        """The text in `source`, its sentences joined by spaces."""
-        return " ".join(texts_of(record, self.source))
+        """The same as one text."""
+        return " ".join(self.source_parts(record))
 
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> FittedSequences:
         asked = [" ".join(texts_of(one, column)) for column in self.asked for one in records]
@@ -115,6 +104,46 @@ class SequenceTask(Task):
             return FittedSequences(task, *(SubwordTokenizer.load(folder),) * 2, context)
         source, target = (SubwordTokenizer.load(folder / side) for side in ("source", "target"))
         return FittedSequences(task, source, target, context)
+
+
+class PairTask(SequenceTask):
+    """From the text in `source` to the one in `target`; see `SequenceTask`.
+
+    A cell may hold a list: of a source its sentences, of a target several references. Training learns the first of
+    them, scores compare with all.
+    """
+
+    source: Column = "source"
+    target: Column = "target"
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"source and target are different columns, got {', '.join(self.columns)}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.asked, self.target)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
+    def read_column(self) -> str:
+        return self.source
+
+    def references(self, record: Record) -> list[str]:
+        """The texts in `target`. Raises DataError where there is none."""
+        texts = [text for text in texts_of(record, self.target) if text.strip()]
+        if not texts:
+            raise DataError(f"{record.where}: column {self.target!r} holds no text; leave such rows out")
+        return texts
+
+    def source_parts(self, record: Record) -> list[str]:
+        """The text in `source`, its sentences joined by spaces."""
+        return [" ".join(texts_of(record, self.source))]
 
 
 @final
@@ -157,7 +186,7 @@ class FittedSequences(Fitted):
     def example(self, record: Record) -> Example:
         text = self.task.references(record)[0]
         if not self.task.source_text(record).strip():
-            raise DataError(f"{record.where}: column {self.task.source!r} holds no text; leave such rows out")
+            raise DataError(f"{record.where}: column {self.task.read_column!r} holds no text; leave such rows out")
         tokenizer = self.target_tokenizer
         whole = np.array([tokenizer.begin, *tokenizer.encode(text), tokenizer.end], dtype=np.int32)
         return Example(
@@ -167,12 +196,18 @@ class FittedSequences(Fitted):
     def whole_sources(self, records: Sequence[Record]) -> list[Ids]:
         """The tokens of each source, behind those of its control prefix and a separator, before it is cut."""
         tokenizer, control = self.source_tokenizer, self.task.control_column
-        texts = tokenizer.encode_batch([self.task.source_text(one) for one in records])
+        texts = self._joined([self.task.source_parts(one) for one in records])
         if control is None:
             return texts
         prefixes = tokenizer.encode_batch([" ".join(texts_of(one, control)) for one in records])
         between = np.array([tokenizer.separator], dtype=np.int32)
         return [np.concatenate([prefix, between, text]) for prefix, text in zip(prefixes, texts, strict=True)]
+
+    def _joined(self, parts: Sequence[Sequence[str]]) -> list[Ids]:
+        """The tokens of each source, a mask between its parts."""
+        encoded = iter(self.source_tokenizer.encode_batch([part for each in parts for part in each]))
+        mask = np.array([self.source_tokenizer.mask], dtype=np.int32)
+        return [np.concatenate([ids for _ in each for ids in (mask, next(encoded))][1:]) for each in parts]
 
     def _sources(self, records: Sequence[Record]) -> list[Ids]:
         """The same, cut, each with its end."""

@@ -61,6 +61,9 @@ class Mlm(Task):
     def asked(self) -> tuple[str, ...]:
         return (self.text,)
 
+    def usable(self, record: Record) -> bool:
+        return bool(text_of(record, self.text).strip())
+
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> FittedMlm:
         tokenizer = trained_tokenizer((text_of(one, self.text) for one in records), data)
         if context <= 2 * tokenizer.framed:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 from attentune.data.records import Record, iterate_records
 from attentune.data.splits import split
 from attentune.data.streams import Progress
+from attentune.errors import DataError
 from attentune.spec.run import DataSpec
 from attentune.tasks.task import Task
 
@@ -35,8 +37,24 @@ def stream(
 
 
 def read(task: Task, path: str, data: DataSpec, *, progress: Progress | None = None) -> list[Record]:
-    """All records of a file, with the columns of training."""
-    return list(stream(task, path, data, answers=True, progress=progress))
+    """All records of a file that a training can learn from, with its columns.
+
+    A `DataWarning` counts those that are left out although they are not blank.
+    """
+    kept, left = [], 0
+    for record in stream(task, path, data, answers=True, progress=progress):
+        if task.usable(record):
+            kept.append(record)
+        elif any(str(record[column]).strip() for column in task.columns):
+            left += 1
+    if left:
+        whole = len(kept) + left
+        warnings.warn(
+            f"{path}: {left} of {whole} records are too short for the task: left out", DataWarning, stacklevel=2
+        )
+    if not kept:
+        raise DataError(f"{path} holds no record that the task {task.kind} could learn from")
+    return kept
 
 
 def drawn_apart(task: Task, records: Sequence[Record], share: float) -> tuple[list[Record], list[Record]]:

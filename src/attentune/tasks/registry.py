@@ -40,6 +40,8 @@ def task_named(name: str) -> type[Task]:
 def read_task(text: str) -> Task:
     """A task from its text form, its name with its options: `classify(text=review, label=stars)`.
 
+    In a name `-` stands for `_`: `gap-sentences`.
+
     Raises:
         SpecError: an unknown name, or options that are missing, unknown or break a rule.
     """

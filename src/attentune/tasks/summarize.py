@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Literal, final
 
 from attentune.data.records import Record
 from attentune.tasks._extra import needed
-from attentune.tasks._sequences import SequenceTask, texts_of
+from attentune.tasks._sentences import UnicodeWords, sentences_of
+from attentune.tasks._sequences import PairTask, texts_of
 from attentune.tasks.task import Scores
 
 KINDS = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}  # as the library calls them, and as we do
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
-_HAN = r"\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
-
-
-class UnicodeWords:
-    """Words of any script, and each Chinese or Japanese character as a word of its own."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(text.lower())
 
 
 @final
-class Summarize(SequenceTask):
-    """`summarize(source=article, target=summary)`; see `SequenceTask`.
+class Summarize(PairTask):
+    """`summarize(source=article, target=summary)`; see `PairTask`.
 
     Scores are ROUGE-1, -2 and -L (Lin, 2004), F1 from 0 to 100, of several references the best one. `english` words are
     stemmed, as papers on English texts do; `unicode` words are of any script, and each Chinese character is one.
@@ -55,5 +45,5 @@ class Summarize(SequenceTask):
         """The first sentences of the source: the first of the list, or up to that many ends of sentences."""
         parts = texts_of(record, self.source)
         if len(parts) == 1:
-            parts = _SENTENCE.split(parts[0].strip())
+            parts = sentences_of(parts[0])
         return " ".join(parts[:count])

@@ -105,6 +105,11 @@ class Task(Frozen, ABC):
         """A column whose values stay together when a part is drawn, such as the article of a question."""
         return None
 
+    def usable(self, record: Record) -> bool:
+        """Whether training can learn from a record at all; blank lines of a text, for example, are left out."""
+        del record
+        return True
+
     @abstractmethod
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> Fitted:
         """Tokenizers and labels from the training records. Raises DataError with file and line."""

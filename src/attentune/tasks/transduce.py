@@ -8,15 +8,15 @@ from typing import Literal, Self, final
 from pydantic import model_validator
 
 from attentune.data.records import Record
-from attentune.tasks._sequences import SequenceTask, texts_of
+from attentune.tasks._sequences import PairTask, texts_of
 from attentune.tasks._texts import Column
 from attentune.tasks._translations import Tokenize, nearest, score_translations
 from attentune.tasks.task import Scores
 
 
 @final
-class Transduce(SequenceTask):
-    """`transduce(source=question, target=reply, control=tone)`; see `SequenceTask`.
+class Transduce(PairTask):
+    """`transduce(source=question, target=reply, control=tone)`; see `PairTask`.
 
     The text of `control` is put before the source, a separator between them, so that the same source may be asked for
     in several ways. Scores are those of translations.

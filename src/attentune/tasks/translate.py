@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, final
 
 from attentune.data.records import Record
-from attentune.tasks._sequences import SequenceTask
+from attentune.tasks._sequences import PairTask
 from attentune.tasks._translations import Tokenize, nearest, score_translations
 from attentune.tasks.task import Scores
 
 
 @final
-class Translate(SequenceTask):
-    """`translate(source=de, target=en)`; see `SequenceTask`.
+class Translate(PairTask):
+    """`translate(source=de, target=en)`; see `PairTask`.
 
     `tokenize` is how sacreBLEU takes texts apart: `13a` as WMT does, `intl` by Unicode, `zh` and `char` for Chinese.
     """

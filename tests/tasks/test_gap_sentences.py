@@ -1,0 +1,101 @@
+"""Gap sentences: which are left out, what is read in their place, and what is measured."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attentune.data.records import Record
+from attentune.errors import DataError
+from attentune.mechanisms import layer
+from attentune.spec.model import ModelSpec
+from attentune.spec.run import DataSpec
+from attentune.tasks._sentences import overlap, sentences_of, words_of
+from attentune.tasks.folder import load, save_task_model
+from attentune.tasks.gap_sentences import GapSentences, chosen_sentences
+from attentune.tasks.registry import read_task
+from attentune.training.loop import train
+from attentune.training.task_source import TaskSource, mean_loss
+from tasks.sequences import RUN
+
+DATA = DataSpec(tokenizer="word", vocab_size=300)
+TEXT = "The cat sat on the mat. Rain fell. The cat on the mat saw the rain fall. Nobody spoke."
+
+
+def texts(count: int, seed: int = 0) -> list[Record]:
+    """Two sentences say the same of one animal; the principal one can be told from the rest."""
+    random = np.random.default_rng(seed)
+    lines = []
+    for _ in range(count):
+        animal, place = random.choice(["cat", "dog", "cow"]), random.choice(["house", "field", "wood"])
+        lines.append(f"A {animal} is here. Here is the {place}. A {animal} is here in the {place}.")
+    return [Record({"text": line}, f"animals.txt, line {place + 1}") for place, line in enumerate(lines)]
+
+
+def test_rouge_1_by_hand_and_as_the_library_has_it() -> None:
+    one, other = words_of("the cat sat on the mat"), words_of("The cat, the dog")
+    assert overlap(one, other) == pytest.approx(2 * 3 / (6 + 4))  # the, the, cat
+    assert overlap(one, words_of("nobody")) == 0.0
+    library = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score is not installed")
+    score = library.RougeScorer(["rouge1"]).score("the cat sat on the mat", "The cat, the dog")["rouge1"]
+    assert overlap(one, other) == pytest.approx(score.fmeasure)
+
+
+def test_the_sentence_that_tells_most_of_the_rest_is_left_out() -> None:
+    sentences = tuple(sentences_of(TEXT))
+    assert len(sentences) == 4
+    told = [overlap(words_of(s), words_of(" ".join(x for x in sentences if x != s))) for s in sentences]
+    assert chosen_sentences(sentences, 0.3, "principal") == (int(np.argmax(told)),) == (2,)
+    assert chosen_sentences(sentences, 0.5, "principal") == (0, 2)
+    assert chosen_sentences(sentences, 0.99, "principal") == (0, 1, 2)  # one must stay
+    drawn = {chosen_sentences((*sentences, str(number)), 0.3, "random") for number in range(30)}
+    assert len(drawn) > 5
+    assert all(len(one) == 2 for one in drawn)
+
+
+def test_a_mask_stands_where_a_sentence_stood() -> None:
+    task = read_task("gap-sentences(share=0.5)")
+    assert isinstance(task, GapSentences)
+    record = Record({"text": TEXT}, "line 1")
+    assert task.source_parts(record) == ["", "Rain fell.", "Nobody spoke."]
+    assert task.references(record) == ["The cat sat on the mat. The cat on the mat saw the rain fall."]
+    fitted = task.fit([record, Record({"text": "One sentence."}, "line 2")] * 3, DATA, context=40)
+    tokenizer = fitted.inner.source_tokenizer
+    example = fitted.example(record)
+    assert example.source is not None
+    assert (example.source == tokenizer.mask).sum() == 2
+    assert example.source[0] == tokenizer.mask and example.source[-1] == tokenizer.end
+    assert tokenizer.decode(example.targets[:-1]).replace(" .", ".") == task.references(record)[0]
+    assert fitted.examples(Record({"text": "One sentence."}, "line 2")) == []
+    with pytest.raises(DataError, match="line 2: column 'text' holds fewer than two sentences"):
+        fitted.example(Record({"text": "One sentence."}, "line 2"))
+    with pytest.raises(DataError, match="no text in the column 'text' has two sentences"):
+        task.fit([Record({"text": "One."}, "line 1")], DATA, context=40)
+
+
+def test_a_model_learns_to_write_what_is_missing(tmp_path: Path) -> None:
+    task, held = GapSentences(), texts(20, 9)
+    run = RUN.replace(context=32, batch=30, steps=120, evaluate_every=120)
+    fitted = task.fit(texts(60), DATA, context=32)
+    spec = ModelSpec(vocab_size=1, width=32, depth=1, layers=(layer("heads=2, position=rotary, mask=causal"),))
+    complete = fitted.complete(spec)
+    model = fitted.build(complete, seed=0)
+    source = TaskSource(fitted, texts(200, 1), held)
+    train(model, source, run)
+    scores = fitted.score(fitted.predict(model, held), held)
+    assert scores.values["rouge_1"] > 90
+    assert scores.values["loss"] == pytest.approx(source.curve[-1].loss, rel=1e-3)
+    assert scores.values["perplexity"] == pytest.approx(math.exp(scores.values["loss"]))
+    assert scores.values["bits_per_character"] >= scores.values["bits_per_byte"] > 0
+    assert scores.values["rouge_1"] > fitted.baseline([], held)["first sentence of the rest"].values["rouge_1"]
+    save_task_model(tmp_path / "model", model, complete, fitted)
+    loaded = load(tmp_path / "model")
+    answer = loaded.predict(["A cow is here. Here is the wood. <mask>"])[0]
+    assert answer.value == "A cow is here in the wood ."
+    assert "nats" not in answer.fields
+    assert mean_loss(loaded.model, loaded.fitted, source.validation, tokens=500) == pytest.approx(scores.values["loss"])
+    torch.testing.assert_close(dict(loaded.model.named_parameters()), dict(model.named_parameters()))

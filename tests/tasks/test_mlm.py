@@ -1,0 +1,153 @@
+"""Masked language modelling: which tokens are hidden, when they are drawn anew, and what is measured."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attentune.data.batches import IGNORED
+from attentune.data.records import Record
+from attentune.data.subwords import SubwordTokenizer
+from attentune.errors import DataError, SpecError
+from attentune.mechanisms import layer
+from attentune.spec.model import ModelSpec
+from attentune.spec.run import ClipSpec, DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
+from attentune.tasks._masking import masked
+from attentune.tasks.folder import load, save_task_model
+from attentune.tasks.mlm import FittedMlm, Mlm
+from attentune.tasks.registry import read_task
+from attentune.training.loop import train
+from attentune.training.task_source import TaskSource
+
+DATA = DataSpec(tokenizer="word", vocab_size=300)
+RUN = RunSpec(
+    context=12,
+    batch=16,
+    steps=120,
+    optimizer=OptimizerSpec(learning_rate=1e-2, weight_decay=0.0),
+    schedule=ScheduleSpec(warmup=5),
+    clip=ClipSpec(limit=1.0),
+    evaluate_every=120,
+    checkpoint_every=120,
+    diagnose_every=0,
+)
+PLACES = np.arange(20)
+
+
+def texts(count: int, seed: int = 0) -> list[Record]:
+    """Each word is followed by its partner: whoever sees one of them knows the other."""
+    random = np.random.default_rng(seed)
+    pairs = [("sun", "moon"), ("salt", "pepper"), ("cat", "dog"), ("bread", "butter"), ("hot", "cold")]
+    lines = [" ".join(word for n in random.integers(5, size=4) for word in pairs[n]) for _ in range(count)]
+    return [Record({"text": line}, f"pairs.txt, line {place + 1}") for place, line in enumerate(lines)]
+
+
+def small(context: int = 12) -> ModelSpec:
+    return ModelSpec(vocab_size=1, width=24, depth=1, context=context, layers=(layer("heads=2, position=rotary"),))
+
+
+def fitted(task: Mlm | None = None, data: DataSpec = DATA, context: int = 12) -> FittedMlm:
+    return (task or Mlm()).fit(texts(40), data, context=context)
+
+
+def test_15_percent_are_chosen_and_of_these_80_10_10() -> None:
+    ids, seen = np.full(10_000, 7), np.arange(100, 200)
+    shown, targets = masked(
+        ids, np.random.default_rng(1), share=0.15, mask=4, free=np.ones(10_000, dtype=bool), drawn_from=seen
+    )
+    chosen = targets != IGNORED
+    assert chosen.sum() == 1500
+    assert (targets[chosen] == 7).all() and (shown[~chosen] == 7).all()
+    shares = [(shown[chosen] == token).mean() for token in (4, 7)] + [(shown[chosen] >= 100).mean()]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
+
+
+def test_words_are_hidden_whole_and_special_tokens_never() -> None:
+    words = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4] * 2) + np.repeat([0, 5], 10)
+    free = PLACES > 1
+    for seed in range(20):
+        _, targets = masked(
+            PLACES, np.random.default_rng(seed), share=0.3, mask=99, free=free, drawn_from=PLACES, words=words
+        )
+        chosen = targets != IGNORED
+        assert 0 < chosen.sum() <= round(0.3 * 18)
+        assert not chosen[~free].any()
+        for word in np.unique(words[chosen]):
+            assert chosen[(words == word) & free].all()
+    _, targets = masked(
+        PLACES, np.random.default_rng(0), share=0.1, mask=9, free=free, drawn_from=PLACES, words=np.zeros(20, dtype=int)
+    )
+    assert (targets != IGNORED).sum() == 2  # one word longer than the share: its beginning
+
+
+@pytest.mark.parametrize("pieces", ["bpe", "byte", "char", "word"])
+def test_words_begin_where_the_text_has_them_begin(pieces: str) -> None:
+    tokenizer = SubwordTokenizer.train(["Ein Hund, der läuft.", "我们去"] * 3, 400, pieces=pieces)  # type: ignore[arg-type]
+    ids = tokenizer.encode("Ein Hund, der läuft.")
+    numbers = tokenizer.pieces.words(ids)
+    found = ["".join(tokenizer.tokens(ids[numbers == word])).strip() for word in np.unique(numbers)]
+    if pieces == "byte":  # ä is two tokens, shown as signs of half characters
+        found = [tokenizer.decode(ids[numbers == word]).strip() for word in np.unique(numbers)]
+    assert [word for word in found if word] == ["Ein", "Hund", ",", "der", "läuft", "."]
+    assert int(tokenizer.pieces.byte_lengths[ids].sum()) >= len("EinHund,derläuft.".encode())
+
+
+def test_tokens_are_drawn_anew_in_each_pass_and_the_same_for_the_same_seed() -> None:
+    known = fitted()
+    source = TaskSource(known, texts(40), texts(10, 1))
+    feed = source.feed(RUN, has_memory=False, device=torch.device("cpu"))
+    each = source.buckets(RUN).per_pass
+
+    def passed(number: int) -> list[list[int]]:
+        return [feed(number * each + step).parts[0].ids.tolist() for step in range(each)]
+
+    assert passed(0) == passed(0) != passed(1)
+    again = TaskSource(fitted(), texts(40), texts(10, 1))
+    assert source.fingerprint == again.fingerprint
+    assert [one.ids.tolist() for one in source.validation] == [one.ids.tolist() for one in again.validation]
+    first = source.train[0]
+    drawn = known.redrawn(first, np.random.default_rng(5))
+    assert np.where(drawn.targets == IGNORED, drawn.ids, drawn.targets).tolist() == (
+        np.where(first.targets == IGNORED, first.ids, first.targets).tolist()
+    )
+
+
+def test_a_model_learns_to_restore_and_tells_how_well(tmp_path: Path) -> None:
+    known, held = fitted(), texts(40, 7)
+    source = TaskSource(known, texts(400, 3), held)
+    model = known.build(known.complete(small()), seed=0)
+    train(model, source, RUN)
+    scores = known.score(known.predict(model, held), held)
+    simple = known.baseline(texts(400, 3), held)["token frequencies"]
+    assert scores.values["accuracy"] > 0.9 > 0.5 > simple.values["accuracy"]
+    assert scores.values["loss"] == pytest.approx(source.curve[-1].loss, rel=1e-4)  # the same tokens in both
+    assert scores.values["perplexity"] == pytest.approx(math.exp(scores.values["loss"]))
+    assert simple.values["perplexity"] == pytest.approx(10, rel=0.15)  # ten words, about equally often
+    save_task_model(tmp_path / "model", model, known.complete(small()), known)
+    loaded = load(tmp_path / "model")
+    answer = loaded.predict(["salt pepper hot <mask> sun moon"])[0]
+    assert answer.value == "salt pepper hot cold sun moon"
+    assert answer.fields["fills"][0][0]["token"] == "cold"
+    assert loaded.score(held).values == pytest.approx(scores.values)
+
+
+def test_long_texts_are_read_in_parts_and_empty_ones_not_at_all() -> None:
+    known = fitted(context=5)
+    long = Record({"text": " ".join(["sun moon"] * 6)}, "line 1")
+    assert [len(one.ids) for one in known.examples(long)] == [5, 5, 2]
+    assert known.examples(Record({"text": "  "}, "line 2")) == []
+    assert known.examples(Record({"text": "sun"}, "line 3")) == []
+    with pytest.raises(DataError, match="line 2: column 'text' holds too little text"):
+        known.example(Record({"text": "  "}, "line 2"))
+    with pytest.raises(DataError, match="the records to measure by hold nothing"):
+        TaskSource(known, texts(3), [Record({"text": ""}, "line 4")])
+
+
+def test_options_are_checked() -> None:
+    assert read_task("mlm(text=review, whole_word=true)") == Mlm(text="review", whole_word=True)
+    with pytest.raises(SpecError, match="share"):
+        Mlm(share=1.5)
