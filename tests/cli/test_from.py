@@ -73,6 +73,8 @@ def test_adapters_leave_a_plain_model(
     line = classify(files, tmp_path, "--from", str(read), "--start.adapters.rank", "2")
     assert main([*line, "--optimizer.learning-rate", "1e-2"]) == 0
     before, after = weights(read), weights(tmp_path)
+    assert main([*line, "--optimizer.learning-rate", "1e-2"]) == 0  # goes on from its last checkpoint, which has them
+    assert all(tensor.equal(after[name]) for name, tensor in weights(tmp_path).items())
     changed = {name for name in after if name in before and not after[name].equal(before[name])}
     assert changed == {f"trunk.layers.{n}.attention.heads.0.{name}" for n in (0, 1) for name in ("qkv", "out")}
     assert not any("parametrizations" in name for name in after)
@@ -155,6 +157,7 @@ def test_a_translator_takes_an_encoder_and_a_classifier_that_of_a_translator(
         (["--from", "READ", "--freeze", "layers 2-3"], "freeze='layers 2-3' names nothing of this model"),
         (["--from", "READ", "--freeze", "norm", "--start.adapters.rank", "2"], "leave freeze out"),
         (["--from", "READ", "--start.adapters.alpha", "2"], "alpha and where do nothing without a rank"),
+        (["--from", "READ", "--data.tokenizer-from", "other"], "leave data.tokenizer_from out"),
         (["--from", "READ", "--start.part", "encoder"], "holds no encoder and decoder to choose from"),
     ],
 )

@@ -29,7 +29,7 @@ TOPICS = {name: [f"{name}{number}" for number in range(24)] for name in ("sea", 
 COMMON = [f"common{number}" for number in range(12)]
 SPEC = ModelSpec(vocab_size=1, width=32, depth=1, layers=(layer("heads=2, position=rotary"),))
 RUN = RunSpec(
-    data=DataSpec(tokenizer="word", vocab_size=200),
+    data=DataSpec(tokenizer="word", vocab_size=300),
     context=10,
     batch=24,
     optimizer=OptimizerSpec(learning_rate=5e-3, weight_decay=0.01),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from attentune.cli.loading import model_folder
 from attentune.cli.train import ModelOptions, Options
 from attentune.cli.training import model_spec
 from attentune.cli.words import UsageError
+from attentune.data.encoding import DataWarning
 from attentune.models.published.folder import is_published
 from attentune.spec.model import ModelSpec
-from attentune.spec.run import RunSpec
+from attentune.spec.run import DataSpec, RunSpec
 from attentune.spec.start import StartSpec
 from attentune.tasks.origin import Origin, read_origin, spec_from
 from attentune.tasks.task import Fitted, Stack
 from attentune.training.adapting import Beginning
 
 OF_TRAINING = ("dropout", "attention_dropout")  # not of what the weights compute
+OF_TOKENIZERS = ("tokenizer", "vocab_size", "lowercase")  # of DataSpec: of new ones
 OF_DECODERS = ("depth", "layers")  # may be said of a decoder that the folder does not have
 
 
@@ -61,6 +64,13 @@ def read_start(options: Options, run: RunSpec, stack: Stack) -> Start | None:
     if options.data.tokenizer_from not in (None, start.path):
         raise UsageError("--from brings its own tokenizer: leave data.tokenizer_from out")
     origin = read_origin(model_folder(Path(start.path)))
+    others = [name for name in OF_TOKENIZERS if getattr(run.data, name) != DataSpec.model_fields[name].default]
+    if others:
+        warnings.warn(
+            f"{origin.folder} brings its own tokenizer: {', '.join(f'data.{name}' for name in others)} does nothing",
+            DataWarning,
+            stacklevel=2,
+        )
     if start.part == "encoder" and origin.spec.encoder is None:
         raise UsageError(f"start.part=encoder: {origin.folder} holds no encoder and decoder to choose from")
     found = spec_from(origin, stack, context=run.context, part=start.part)

@@ -180,6 +180,8 @@ def run(options: Options) -> int:
             raise UsageError(f"--{name.replace('_', '-')} needs a --task (see attentune train --help)")
     if options.data.lowercase or options.data.tokenizer == "word":
         raise UsageError("data.lowercase and data.tokenizer=word are for tasks: name one with --task")
+    if options.data.tokenizer_from is not None:
+        raise UsageError("data.tokenizer_from is for tasks; a language model goes on from one with --from")
     from attentune.cli.training import train_and_save
 
     train_and_save(options)

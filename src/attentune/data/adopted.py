@@ -137,7 +137,9 @@ def _named(place: Path, config: dict[str, Any], about: dict[str, Any], tokenizer
         found = next((one for one in choices if one in held), None)
         if found is not None:
             named[name] = found
-    begin = about.get("decoder_start_token_id")  # of an encoder-decoder: what a target begins with
+    generation = read_json(place / "generation_config.json") if (place / "generation_config.json").is_file() else {}
+    start = "decoder_start_token_id"  # of an encoder-decoder: what a target begins with
+    begin = about.get(start, generation.get(start))
     if type(begin) is int and (token := tokenizer.id_to_token(begin)) is not None:
         named["bos_token"] = token
     return named
@@ -151,11 +153,15 @@ def _rows(about: dict[str, Any]) -> int:
 
 
 def _knowing_unknown(tokenizer: LibraryTokenizer, unknown: str) -> LibraryTokenizer:
-    """A vocabulary of whole words or characters must itself hold the token of what it does not know."""
+    """A vocabulary of whole words or characters must itself hold the token of what it does not know.
+
+    Those added to it before must then be in it too: the library numbers them anew behind the vocabulary otherwise.
+    """
     content = json.loads(tokenizer.to_str())
     model = content["model"]
     if model["type"] != "WordLevel" or unknown in model["vocab"]:
         return tokenizer
+    model["vocab"] |= {token["content"]: token["id"] for token in content["added_tokens"]}
     model["vocab"][unknown] = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
     model["unk_token"] = unknown
     return LibraryTokenizer.from_str(json.dumps(content))

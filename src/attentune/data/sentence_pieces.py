@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from attentune.errors import CheckpointError
 
@@ -48,7 +48,7 @@ def read_sentence_pieces(path: Path, numbers: Mapping[str, Any]) -> LibraryToken
     if isinstance(charsmap, bytes) and charsmap:
         steps.append(normalizers.Precompiled(charsmap))
     if normalizer.get(4, 1):
-        steps += [normalizers.Strip(), normalizers.Replace(" {2,}", " ")]
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if steps:
         tokenizer.normalizer = normalizers.Sequence(steps)
     prefix = "always" if normalizer.get(3, 1) else "never"

@@ -7,12 +7,12 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 
 from attentune.data.batches import IGNORED, MicroBatch
@@ -28,7 +28,7 @@ from attentune.models.storage import atomic_write
 from attentune.shapes import Float, Tensor
 from attentune.spec.model import LayerSpec, ModelSpec
 from attentune.spec.run import DataSpec
-from attentune.tasks._texts import Column, cell, padded, trained_tokenizer, warn_of_cuts
+from attentune.tasks._texts import cell, padded, trained_tokenizer, warn_of_cuts
 from attentune.tasks.task import Example, Fitted, Prediction, Scores, Task
 
 HELD = "sequences.json"
@@ -104,46 +104,6 @@ class SequenceTask(Task):
             return FittedSequences(task, *(SubwordTokenizer.load(folder),) * 2, context)
         source, target = (SubwordTokenizer.load(folder / side) for side in ("source", "target"))
         return FittedSequences(task, source, target, context)
-
-
-class PairTask(SequenceTask):
-    """From the text in `source` to the one in `target`; see `SequenceTask`.
-
-    A cell may hold a list: of a source its sentences, of a target several references. Training learns the first of
-    them, scores compare with all.
-    """
-
-    source: Column = "source"
-    target: Column = "target"
-
-    @model_validator(mode="after")
-    def _columns_differ(self) -> Self:
-        if len(set(self.columns)) < len(self.columns):
-            raise ValueError(f"source and target are different columns, got {', '.join(self.columns)}")
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (*self.asked, self.target)
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        return (self.source,)
-
-    @property
-    def read_column(self) -> str:
-        return self.source
-
-    def references(self, record: Record) -> list[str]:
-        """The texts in `target`. Raises DataError where there is none."""
-        texts = [text for text in texts_of(record, self.target) if text.strip()]
-        if not texts:
-            raise DataError(f"{record.where}: column {self.target!r} holds no text; leave such rows out")
-        return texts
-
-    def source_parts(self, record: Record) -> list[str]:
-        """The text in `source`, its sentences joined by spaces."""
-        return [" ".join(texts_of(record, self.source))]
 
 
 @final

@@ -45,5 +45,6 @@ def read_task(text: str) -> Task:
     Raises:
         SpecError: an unknown name, or options that are missing, unknown or break a rule.
     """
-    name, options = read_call(text, "task", example=EXAMPLE)
+    name, mark, rest = text.partition("(")
+    name, options = read_call(f"{name.replace('-', '_')}{mark}{rest}", "task", example=EXAMPLE)
     return task_named(name)(**options)

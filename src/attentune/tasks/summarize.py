@@ -8,8 +8,9 @@ from typing import Literal, final
 
 from attentune.data.records import Record
 from attentune.tasks._extra import needed
+from attentune.tasks._pairs import PairTask
 from attentune.tasks._sentences import UnicodeWords, sentences_of
-from attentune.tasks._sequences import PairTask, texts_of
+from attentune.tasks._sequences import texts_of
 from attentune.tasks.task import Scores
 
 KINDS = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}  # as the library calls them, and as we do

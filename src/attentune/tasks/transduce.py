@@ -8,7 +8,8 @@ from typing import Literal, Self, final
 from pydantic import model_validator
 
 from attentune.data.records import Record
-from attentune.tasks._sequences import PairTask, texts_of
+from attentune.tasks._pairs import PairTask
+from attentune.tasks._sequences import texts_of
 from attentune.tasks._texts import Column
 from attentune.tasks._translations import Tokenize, nearest, score_translations
 from attentune.tasks.task import Scores

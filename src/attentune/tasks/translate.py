@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, final
 
 from attentune.data.records import Record
-from attentune.tasks._sequences import PairTask
+from attentune.tasks._pairs import PairTask
 from attentune.tasks._translations import Tokenize, nearest, score_translations
 from attentune.tasks.task import Scores
 
