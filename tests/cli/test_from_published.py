@@ -122,6 +122,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_a_pickle_is_not_opened(capsys: pytest.CaptureFixture[str], files: Path, tmp_path: Path) -> None:
     bert_folder(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    capsys.readouterr()
     line = ["train", "--task", "classify", "--data", str(files / "train.csv"), "--from", str(tmp_path)]
     assert main([*line, "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip().splitlines()

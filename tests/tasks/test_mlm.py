@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from attentune.data.batches import IGNORED
+from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
 from attentune.data.subwords import SubwordTokenizer
 from attentune.errors import DataError, SpecError
@@ -18,7 +19,9 @@ from attentune.spec.model import ModelSpec
 from attentune.spec.run import ClipSpec, DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from attentune.tasks._masking import masked
 from attentune.tasks.folder import load, save_task_model
+from attentune.tasks.gap_sentences import GapSentences
 from attentune.tasks.mlm import FittedMlm, Mlm
+from attentune.tasks.reading import read
 from attentune.tasks.registry import read_task
 from attentune.training.loop import train
 from attentune.training.task_source import TaskSource
@@ -151,3 +154,15 @@ def test_options_are_checked() -> None:
     assert read_task("mlm(text=review, whole_word=true)") == Mlm(text="review", whole_word=True)
     with pytest.raises(SpecError, match="share"):
         Mlm(share=1.5)
+
+
+def test_blank_lines_of_a_file_are_left_out_and_short_texts_counted(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("One. Two.\n\nOnly one.\n   \nThree. Four.\n", encoding="utf-8")
+    assert [record["text"] for record in read(Mlm(), str(file), DATA)] == ["One. Two.", "Only one.", "Three. Four."]
+    with pytest.warns(DataWarning, match="1 of 3 records are too short for the task: left out"):
+        found = read(GapSentences(), str(file), DATA)
+    assert [record.where.rpartition(" ")[2] for record in found] == ["1", "5"]
+    file.write_text("\n\n", encoding="utf-8")
+    with pytest.raises(DataError, match="holds no record"):
+        read(Mlm(), str(file), DATA)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 
+from attentune.data.encoding import DataWarning
 from attentune.data.records import Record, iterate_records
 from attentune.data.splits import split
 from attentune.data.streams import Progress
@@ -45,7 +46,7 @@ def read(task: Task, path: str, data: DataSpec, *, progress: Progress | None = N
     for record in stream(task, path, data, answers=True, progress=progress):
         if task.usable(record):
             kept.append(record)
-        elif any(str(record[column]).strip() for column in task.columns):
+        elif any(str(record[column] or "").strip() for column in task.columns):
             left += 1
     if left:
         whole = len(kept) + left
