@@ -134,6 +134,8 @@ def _comparable(spec: ModelSpec, name: str) -> Any:
         return tuple(sorted(one for one in spec.share if one != "embedding"))
     if name == "encoder":
         return None if spec.encoder is None else (spec.encoder.depth, _comparable(spec.encoder, "layers"))
+    if name == "ngrams" and spec.encoder is not None:
+        return spec.encoder.ngrams
     return getattr(spec, name)
 
 

@@ -135,7 +135,7 @@ def spec_from(origin: Origin, stack: Stack, *, context: int, part: Literal["auto
         return origin.spec.replace(share=_without_table(origin.spec))
     encoder = trunk.replace(share=_without_table(trunk), head_transform=False, head_bias=False, tie_embeddings=True)
     layers = tuple(_crossing(_looking_back(layer), origin) for layer in encoder.layers)
-    return encoder.replace(encoder=encoder, layers=layers)
+    return encoder.replace(encoder=encoder, layers=layers, ngrams=None)  # what is written is not known beforehand
 
 
 def _without_table(spec: ModelSpec) -> tuple[Any, ...]:
