@@ -256,14 +256,14 @@ def test_mistakes_are_one_line(
 
 def test_the_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     found = {task["name"]: task for task in run(capsys, "tasks")}
-    assert set(found) == set(known_tasks())
+    assert set(found) == {*known_tasks(), "lm"}
     assert found["classify"]["options"]["pooling"]["choices"] == ["mean", "first", "attention", "max"]
     assert main(["tasks"]) == 0
     assert "\n    pooling = 'mean'  one of mean, first" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["sst2", "banking77", "stockemotions", "chnsenticorp", "wnut17"])
+@pytest.mark.parametrize("name", ["sst2", "banking77", "banking77_pretrain", "stockemotions", "chnsenticorp", "wnut17"])
 def test_configurations_hold_a_task(name: str) -> None:
     options = Options(**tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8")))
     assert options.task is not None
-    assert read_task(options.task).kind in ("classify", "tag")
+    assert read_task(options.task).kind in ("classify", "tag", "mlm")

@@ -55,6 +55,22 @@ def test_a_configuration_trains_on_its_data(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default::attentune.data.encoding.DataWarning")
+def test_reading_first_and_learning_intents_then(
+    capsys: pytest.CaptureFixture[str], shared_data: Path, tmp_path: Path
+) -> None:
+    data = ["--data", str(shared_data / "banking77" / "train.csv"), *TINY]
+    for name, more in (("banking77_pretrain", []), ("banking77", ["--from", str(tmp_path / "banking77_pretrain")])):
+        config = tmp_path / f"{name}.toml"
+        lines = (CONFIGS / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+        config.write_text("\n".join(line for line in lines if not line.startswith("epochs")), encoding="utf-8")
+        assert main(["train", "--config", str(config), *data, *more, "--out", str(tmp_path / name)]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["records"]["train"] == 9003
+    assert set(result["validation"]) >= {"accuracy", "macro_f1"}
+
+
+@pytest.mark.slow
 def test_memory_of_a_prediction_does_not_grow_with_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     data = write(tmp_path / "train.csv", opinions(200, 1))
     line = ["train", "--task", "classify()", "--data", str(data), "--data.tokenizer", "word", "--steps", "2"]
