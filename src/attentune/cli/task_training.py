@@ -175,6 +175,7 @@ def _leave(
         "model": str(folder),
         "out": str(options.out),
         "parameters": size,
+        **({} if start is None else {"from": start.told()}),
         "records": counts,
         "padding": waste,
         "seeds": [_seed(one) for one in runs],
