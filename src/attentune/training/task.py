@@ -89,6 +89,7 @@ def train_task(
     result = train(model, source, run, folder=folder, resume=resume, trackers=trackers, progress=progress)
     best = source.take_best(model)
     assert best is not None  # training ends with a measurement
+    fitted.settle(model, parts.validation)
     return TaskRun(
         seed=run.seed,
         model=model,
