@@ -99,9 +99,7 @@ def test_the_threshold_is_the_best_of_all() -> None:
         margins = np.round(random.normal(size=12), 1)  # some are equal
         answered, silent = random.random(12), (random.random(12) < 0.5).astype(float)
 
-        def mean(
-            cut: float, margins: Any = margins, answered: Any = answered, silent: Any = silent
-        ) -> float:
+        def mean(cut: float, margins: Any = margins, answered: Any = answered, silent: Any = silent) -> float:
             return float(np.where(margins > cut, answered, silent).mean())
 
         everything = [mean(cut) for cut in (*(margins - 0.01), margins.max())]
@@ -227,9 +225,7 @@ def test_a_small_model_learns_more_than_words_tell_and_comes_back(tmp_path: Path
 
 
 def test_what_is_not_answered_is_told_by_a_threshold(tmp_path: Path) -> None:
-    parts = Parts(
-        questions(250, 1, unanswered=0.4), questions(40, 2, unanswered=0.4), questions(60, 3, unanswered=0.4)
-    )
+    parts = Parts(questions(250, 1, unanswered=0.4), questions(40, 2, unanswered=0.4), questions(60, 3, unanswered=0.4))
     known = fitted(list(parts.train))
     assert known.unanswerable
     done = trained(parts, known)
@@ -258,7 +254,7 @@ def test_an_empty_context_has_no_answer() -> None:
 
 def test_words_that_both_have_guess_an_answer() -> None:
     context = "Many people came. The capital of the north is Oslo, they say. Rome is another town."
-    frequencies = Frequencies(100, {word: 50 for word in ("the", "of", "is", "they", "many", "a")})
+    frequencies = Frequencies(100, dict.fromkeys(("the", "of", "is", "they", "many", "a"), 50))
     start, end = sliding_window(context, "What is the capital of the north?", frequencies)
     assert context[start:end] == "Oslo"
     assert sliding_window("?!", "What?", frequencies) == (0, 0)

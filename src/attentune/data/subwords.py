@@ -138,7 +138,7 @@ class SubwordTokenizer:
         for start in range(0, len(texts), _BLOCK):
             some = [_whole(text) for text in texts[start : start + _BLOCK]]
             for text, encoded in zip(some, self._tokenizer.encode_batch(some, add_special_tokens=False), strict=True):
-                places = np.array([_trimmed(text, *place) for place in encoded.offsets], dtype=np.int64)
+                places = np.array(_places(text, encoded.offsets), dtype=np.int64)
                 found.append((np.array(encoded.ids, dtype=np.int32), places.reshape(-1, 2)))
         return found
 
@@ -156,13 +156,24 @@ class SubwordTokenizer:
         return shown
 
 
-def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """The place without the white space at its ends; of white space alone its end."""
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
+def _places(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The characters of each token without the white space at its ends.
+
+    The library tells of letters that were composed (an e and its accent) the first character alone: a token ends where
+    the next begins, or white space.
+    """
+    places, following, latest = [], len(text), len(text)
+    for start, end in reversed(offsets):
+        while start < end and text[start].isspace():
+            start += 1
+        if start < latest:  # tokens may share a character
+            following, latest = latest, start
+        while end < following and not text[end].isspace():
+            end += 1
+        while end > start and text[end - 1].isspace():
+            end -= 1
+        places.append((start, end))
+    return places[::-1]
 
 
 def _whole(text: str) -> str:

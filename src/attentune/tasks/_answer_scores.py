@@ -7,7 +7,6 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
