@@ -26,7 +26,7 @@ from attentune.tasks._ranking import bm25, ranked, score_rankings, score_similar
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.retrieve import COLLECTION, FittedRetrieve, Retrieve
 from attentune.tasks.task import Prediction
-from attentune.training.loop import cross_entropy
+from attentune.training.losses import cross_entropy
 from attentune.training.task import Parts, train_task
 from attentune.training.task_source import TaskSource, mean_loss
 

@@ -108,24 +108,17 @@ class Transformer(nn.Module):
         state: State | None = None,
         context: Float[Tensor, "B K E"] | None = None,
         context_valid: Tensor | None = None,
-        first call may, except a tree. `context` is what cross-attention looks at; `context_finite`
-        says that what stands at its padding is finite numbers. `added` goes onto the embeddings: what is
-        known of tokens beside their identity. `wanted` names attention outputs to hand back, such as
-        `weights`, of cross-attention too (`cross.weights`).
+        context_finite: bool = False,
+        added: Float[Tensor, "B T E"] | None = None,
         wanted: frozenset[str] = OUTPUT,
     ) -> Hidden:
         """The vectors of every token of `ids`.
 
         `layout` tells padding and documents (plain rows where None); with a state only that of the
-<<<<<<< HEAD
         first call may, except a tree. `context` is what cross-attention looks at; `context_finite`
-        says that what stands at its padding is finite numbers. `wanted` names attention outputs to hand
-        back, such as `weights`, of cross-attention too (`cross.weights`).
-=======
-        first call may, except a tree. `context` is what cross-attention looks at. `added` goes onto the
-        embeddings: what is known of tokens beside their identity. `wanted` names
-        attention outputs to hand back, such as `weights`, of cross-attention too (`cross.weights`).
->>>>>>> a42b9c9 (Answers that stand in a text: windows, marks, null threshold, sliding-window baseline; retrieval begun)
+        says that what stands at its padding is finite numbers. `added` goes onto the embeddings: what is
+        known of tokens beside their identity. `wanted` names attention outputs to hand back, such as
+        `weights`, of cross-attention too (`cross.weights`).
         """
         if ids.shape[1] == 0:
             raise SpecError("a row needs at least one token, got 0")
