@@ -81,6 +81,7 @@ def run(steps: int) -> RunSpec:
     )
 
 
+@torch.no_grad()
 def test_the_loss_of_a_batch_by_hand() -> None:
     known, _, model = made(faq(24, 1), temperature=0.5)
     examples = [known.example(one) for one in faq(8, 2)[:3]]

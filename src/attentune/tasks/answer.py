@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -24,6 +23,7 @@ from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
+from attentune.tasks._answer_rows import Window, windows_of
 from attentune.tasks._answer_scores import best_of, best_threshold, f1, score_answers
 from attentune.tasks._answer_words import FIRST_OF_CONTEXT, OUTSIDE, Frequencies, marks_of
 from attentune.tasks._answers import Span, is_marked_impossible, spans_of
@@ -136,26 +136,6 @@ class Answer(Task):
         return FittedAnswer(cls(**options), tokenizer, frequencies, context, unanswerable=unanswerable)
 
 
-@dataclass(frozen=True, eq=False)
-class Window:
-    """A question and a part of its context as a row: the token of no answer, the question, a separator, the part.
-
-    `places` [T 2] are the characters of the context that each token stands for, -1 before the part.
-    """
-
-    ids: Array
-    marks: Array
-    places: Int[np.ndarray, "T 2"]
-
-    def target(self, span: Span) -> tuple[int, int] | None:
-        """The first and the last token of an answer; None where the window does not hold all of it."""
-        starts, ends = self.places[:, 0], self.places[:, 1]
-        inside = np.flatnonzero((ends > span.start) & (starts < span.end) & (starts < ends))
-        if not len(inside) or starts[inside[0]] > span.start or ends[inside[-1]] < span.end:
-            return None
-        return int(inside[0]), int(inside[-1])
-
-
 @dataclass(frozen=True)
 class Found:
     """The best answer in a context: its characters, its logits' lead over no answer, and its probability."""
@@ -203,23 +183,17 @@ class FittedAnswer(Fitted):
 
     def windows(self, record: Record) -> Iterator[Window]:
         """The rows that a record is read in; none where the context is empty."""
-        tokenizer, question = self.tokenizer, text_of(record, self.task.question)
-        context = text_of(record, self.task.context)
+        task, context = self.task, text_of(record, self.task.context)
+        question = text_of(record, task.question)
         ids, places = self._encoded(context)
-        marks = marks_of(context, question, places, self.frequencies)
-        asked = tokenizer.encode(question)[: self.task.longest_question]
-        before = np.array([tokenizer.classifier, *asked, tokenizer.separator], dtype=np.int32)
-        nothing = np.full(len(before), OUTSIDE, dtype=np.int64)
-        nowhere = np.full((len(before), 2), -1, dtype=np.int64)
-        room = self.context - len(before)
-        for start in range(0, max(len(ids) - self.task.overlap, 1), room - self.task.overlap):
-            part = slice(start, start + room)
-            if len(ids[part]):
-                yield Window(
-                    np.concatenate([before, ids[part]]),
-                    np.concatenate([nothing, marks[part]]),
-                    np.concatenate([nowhere, places[part]]),
-                )
+        return windows_of(
+            ids,
+            places,
+            marks_of(context, question, places, self.frequencies),
+            self.tokenizer.encode(question)[: task.longest_question],
+            length=self.context,
+            overlap=task.overlap,
+        )
 
     def _encoded(self, context: str) -> tuple[Array, Array]:
         """Tokens and places; many questions in a row have the same context."""
