@@ -192,6 +192,20 @@ def test_rows_are_question_and_context_apart() -> None:
     assert (window.marks[: between + 1] == 0).all() and (window.marks[between + 1 :] > 0).all()
 
 
+@torch.no_grad()
+def test_marks_are_read_and_questions_hold_no_answer() -> None:
+    known = fitted(questions(20, 1))
+    model = known.build(small(known), seed=0).eval()
+    part = known.batch([known.example(one) for one in questions(3, 5)], torch.device("cpu"))
+    marks = part.inputs["marks"]
+    logits = model(part.ids, part.layout, marks=marks).logits
+    assert logits.shape == (3, 2, marks.shape[1])
+    counts = (marks > 0) | (torch.arange(marks.shape[1]) == 0)
+    assert ((logits > -1e4) == counts[:, None]).all()
+    other = model(part.ids, part.layout, marks=marks.clamp(max=1)).logits
+    assert not torch.allclose(logits[:, :, 0], other[:, :, 0], atol=1e-4)
+
+
 def trained(parts: Parts, known: FittedAnswer, steps: int = 160) -> Any:
     run = RunSpec(
         data=PIECES,
