@@ -55,6 +55,7 @@ def train_on_task(options: Options, text: str) -> None:
     parts, counts = read_parts(task, options, run)
     with activity("preparing examples"):
         fitted = task.fit(parts.train, run.data, context=run.context)
+        fitted.widen(parts.test)
         source = TaskSource(fitted, parts.train, parts.validation)
         for record in parts.test:
             fitted.examples(record)  # refuses unknown labels now, and not after hours

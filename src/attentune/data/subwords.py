@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, final
 
 import numpy as np
+from jaxtyping import Int
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as LibraryTokenizer
@@ -176,6 +177,19 @@ class SubwordTokenizer:
             arrays += [np.array(each.ids, dtype=np.int32) for each in encoded]
         return arrays
 
+    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[TokenIds, Int[np.ndarray, "T 2"]]]:
+        """The ids of each text, and where each token stands in it: its first character and the one after its last.
+
+        White space around a token is none of its characters; tokens that share a character share its place.
+        """
+        found = []
+        for start in range(0, len(texts), _BLOCK):
+            some = [_whole(text) for text in texts[start : start + _BLOCK]]
+            for text, encoded in zip(some, self._tokenizer.encode_batch(some, add_special_tokens=False), strict=True):
+                places = np.array(_places(text, encoded.offsets), dtype=np.int64)
+                found.append((np.array(encoded.ids, dtype=np.int32), places.reshape(-1, 2)))
+        return found
+
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> str:
         """The text of `ids` without special tokens; bytes that form no character become U+FFFD."""
         text: str = self._tokenizer.decode(checked_ids(ids, self.vocab_size).tolist(), skip_special_tokens=True)
@@ -188,6 +202,26 @@ class SubwordTokenizer:
             held = self._tokenizer.id_to_token(number) or SPECIAL["unk_token"]
             shown.append(held if number in self.special else self._tokenizer.decode([number]) or held)
         return shown
+
+
+def _places(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The characters of each token without the white space at its ends.
+
+    The library tells of letters that were composed (an e and its accent) the first character alone: a token ends where
+    the next begins, or white space.
+    """
+    places, following, latest = [], len(text), len(text)
+    for start, end in reversed(offsets):
+        while start < end and text[start].isspace():
+            start += 1
+        if start < latest:  # tokens may share a character
+            following, latest = latest, start
+        while end < following and not text[end].isspace():
+            end += 1
+        while end > start and text[end - 1].isspace():
+            end -= 1
+        places.append((start, end))
+    return places[::-1]
 
 
 def _whole(text: str) -> str:

@@ -109,14 +109,16 @@ class Transformer(nn.Module):
         context: Float[Tensor, "B K E"] | None = None,
         context_valid: Tensor | None = None,
         context_finite: bool = False,
+        added: Float[Tensor, "B T E"] | None = None,
         wanted: frozenset[str] = OUTPUT,
     ) -> Hidden:
         """The vectors of every token of `ids`.
 
         `layout` tells padding and documents (plain rows where None); with a state only that of the
         first call may, except a tree. `context` is what cross-attention looks at; `context_finite`
-        says that what stands at its padding is finite numbers. `wanted` names attention outputs to hand
-        back, such as `weights`, of cross-attention too (`cross.weights`).
+        says that what stands at its padding is finite numbers. `added` goes onto the embeddings: what is
+        known of tokens beside their identity. `wanted` names attention outputs to hand back, such as
+        `weights`, of cross-attention too (`cross.weights`).
         """
         if ids.shape[1] == 0:
             raise SpecError("a row needs at least one token, got 0")
@@ -148,6 +150,8 @@ class Transformer(nn.Module):
         layout = layout.with_finite("query", "key")
 
         x = self.embedding(ids, layout, last=last)
+        if added is not None:
+            x = x + added.to(x.dtype)
         if self.spec.dropout and self.training:
             x = dropout(x, self.spec.dropout)
         looking = partial(_looking, state=state, context=context, seen=seen, finite=context_finite)

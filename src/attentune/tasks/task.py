@@ -32,12 +32,14 @@ class Example:
 
     ids [T] go in; targets are class numbers for each position that the head has logits for, `IGNORED` where nothing is
     scored (of a classifier [1], of a tagger or a decoder [T]), or where several labels may hold at once floats.
-    `source` [S] goes into the encoder where there is one beside the decoder.
+    `source` [S] goes into the encoder where there is one beside the decoder, or is the other text where two are
+    compared. `marks` [T] number what is known of each token beside its identity.
     """
 
     ids: Array
     targets: Array
     source: Array | None = None
+    marks: Array | None = None
 
     @property
     def length(self) -> int:
@@ -145,6 +147,20 @@ class Fitted(ABC):
         """A training example as one pass sees it, of the same length: what is drawn anew for each is drawn here."""
         del random
         return example
+
+    def widen(self, records: Sequence[Record]) -> None:
+        """Takes note of what a search may find in the records of another part, before a model is built.
+
+        Nothing may be learned from them: only the collection that is searched grows. Most tasks have none.
+        """
+        return
+
+    def settle(self, model: nn.Module, records: Sequence[Record]) -> None:
+        """Sets the buffers of a model that follow from its weights and held-out records: a threshold, an index.
+
+        Called whenever the weights are new, before they are scored or saved. Most models have no such buffers.
+        """
+        return
 
     @abstractmethod
     def batch(self, examples: Sequence[Example], device: torch.device, *, scored: int | None = None) -> MicroBatch:

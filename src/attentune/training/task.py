@@ -91,6 +91,7 @@ def train_task(
     best = source.take_best(model)
     assert best is not None  # training ends with a measurement
     merge_adapters(model)
+    fitted.settle(model, parts.validation)
     return TaskRun(
         seed=run.seed,
         model=model,

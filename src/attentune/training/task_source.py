@@ -54,6 +54,7 @@ class TaskSource:
         if not train or not validation:
             raise DataError("a task needs records to train on and records to be measured by")
         self.fitted = fitted
+        fitted.widen(validation)
         self.train, self.validation = (
             [example for one in part for example in fitted.examples(one)] for part in (train, validation)
         )
@@ -74,7 +75,7 @@ class TaskSource:
         digest.update(json.dumps(self.fitted.task.model_dump(mode="json"), sort_keys=True).encode())
         for part in (self.train, self.validation):
             for example in part:
-                for array in (example.ids, example.targets, example.source):
+                for array in (example.ids, example.targets, example.source, example.marks):
                     if array is not None:
                         digest.update(f"{array.shape}{array.dtype}".encode())
                         digest.update(np.ascontiguousarray(array).data)
@@ -137,6 +138,7 @@ class TaskSource:
         loss = mean_loss(model, self.fitted, self.validation, tokens=4 * run.tokens_per_step)
         value, scores = -loss, {}
         if self.fitted.task.chosen_by == "score":
+            self.fitted.settle(model, self._records)
             found = self.fitted.score(self.fitted.predict(model, self._records), self._records)
             value, scores = found.value, dict(found.values)
         return Measured(self._steps, loss, value, scores)
