@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -62,6 +63,13 @@ class TaskSource:
         self._records = list(validation)
         self._lengths = np.array([one.length for one in self.train], dtype=np.int64)
         self._steps = 0
+
+    def judged_by(self, validation: Sequence[Record]) -> TaskSource:
+        """The same training examples, measured on other records; of a run it knows nothing."""
+        other = copy.copy(self)
+        other.validation, other._records = [self.fitted.example(one) for one in validation], list(validation)
+        other.remember({}, {})
+        return other
 
     @property
     def fingerprint(self) -> str:
