@@ -6,6 +6,7 @@ import pytest
 
 from attentune.errors import SpecError
 from attentune.models.build import build
+from attentune.search.candidates import default_candidates
 from attentune.search.models import LanguageModels
 from attentune.search.recipe import (
     Recipe,
@@ -16,7 +17,7 @@ from attentune.search.recipe import (
     model_spec,
     run_spec,
 )
-from attentune.search.space import ModelSizes, Settings, Shape, StudySpec, default_candidates
+from attentune.search.space import ModelSizes, Settings, Shape, StudySpec
 
 MODELS = LanguageModels(65)
 SPEC = StudySpec(baseline="heads=multi_head, position=learned, mask=causal")

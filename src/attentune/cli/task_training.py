@@ -13,6 +13,7 @@ from attentune.cli.train import Options
 from attentune.cli.training import model_spec
 from attentune.cli.words import UsageError
 from attentune.evaluation.cost import parameter_count
+from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import TaskReport
 from attentune.mechanisms import load_plugin, registry
 from attentune.models.storage import atomic_write
@@ -107,6 +108,8 @@ def _leave(
         figures["test"] = over_seeds([one.test for one in runs if one.test is not None])
     with activity("baselines"):
         baselines = fitted.baseline(parts.train, asked) if options.baselines else {}
+    with activity("pictures"):
+        seen = looks(fitted, best.model, asked)
     waste = source.buckets(run).waste
     size = parameter_count(best.model)
     report = TaskReport(
@@ -123,6 +126,7 @@ def _leave(
             f"{waste:.1%} of the tokens are padding",
             "best after": ", ".join(f"{one.best.step:,} steps (seed {one.seed})" for one in runs),
         },
+        looks=seen,
     )
     folder = save_task_model(
         options.out / "model",

@@ -102,7 +102,7 @@ class Recipe(Frozen):
 
     def flat(self) -> dict[str, Scalar]:
         """Every setting under its own name, for ledger and report."""
-        settings = self.settings.model_dump()
+        settings = self.settings.model_dump(exclude_none=True)
         return {"attention": self.attention(), **settings, **self.shape.model_dump()}
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from attentune.data.records import Record
 from attentune.errors import AttentuneError
+from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import Figure, TaskReport
 from attentune.models.encoder_decoder import EncoderDecoder
 from attentune.models.storage import atomic_write
@@ -77,6 +78,7 @@ def write_task_report(model: nn.Module, fitted: Fitted, parts: Parts, folder: Pa
         scores=scores,
         curve={},
         facts=facts,
+        looks=looks(fitted, model, records),
     )
     pictures = report.pictures()
     for name, picture in pictures.items():

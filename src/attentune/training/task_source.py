@@ -114,7 +114,7 @@ class TaskSource:
         return at
 
     def evaluate(self, model: nn.Module, run: RunSpec, *, last: bool) -> tuple[float, LanguageScore | None]:
-        """The mean loss of a scored target of the validation records in nats, without label smoothing.
+        """The mean loss of a scored target of the validation records in nats, weighted as in training, not smoothed.
 
         Where the task is chosen by its score, the records are also predicted and scored. The best weights are kept.
         With `run.average` above 1 it is the mean of the weights at the last evaluations that is measured and kept
@@ -195,10 +195,21 @@ def mean_loss(model: nn.Module, fitted: Fitted, examples: Sequence[Example], *, 
 
 
 def summed_loss(logits: Tensor, part: MicroBatch) -> Tensor:
-    """The loss of all scored targets together: of classes, or of labels that hold or not where targets are floats."""
+    """The loss of all scored targets together: of classes, or of labels that hold or not where targets are floats.
+
+    Rare classes weigh in it as they do in training.
+    """
     if part.targets.is_floating_point():
-        return F.binary_cross_entropy_with_logits(logits.float(), part.targets, reduction="sum")
-    return F.cross_entropy(logits.float().flatten(0, -2), part.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return F.binary_cross_entropy_with_logits(
+            logits.float(), part.targets, pos_weight=part.class_weights, reduction="sum"
+        )
+    return F.cross_entropy(
+        logits.float().flatten(0, -2),
+        part.targets.flatten(),
+        weight=part.class_weights,
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
 
 
 def _scored(example: Example) -> int:
