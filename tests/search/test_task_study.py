@@ -221,12 +221,8 @@ def test_a_translator_is_optimised_and_its_attention_drawn(tmp_path: Path) -> No
 def test_real_records_are_optimised_within_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Path(__file__).resolve().parents[2] / "configs" / "stockemotions.toml"
     arguments = ["--config", str(config), "--data", str(STOCKS / "train_stockemo.csv")]
-    arguments += [
-        "--validation-path",
-        str(STOCKS / "val_stockemo.csv"),
-        "--test-path",
-        str(STOCKS / "test_stockemo.csv"),
-    ]
+    arguments += ["--validation-path", str(STOCKS / "val_stockemo.csv")]
+    arguments += ["--test-path", str(STOCKS / "test_stockemo.csv")]
     arguments += ["--budget", "150k-tokens", "--tuning.trials", "1", "--combinations", "0"]
     assert main(["optimize", *arguments, "--out", str(tmp_path), "--json"]) == 0
     result = StudyResult.from_json(capsys.readouterr().out)

@@ -22,7 +22,7 @@ from attentune.tasks.registry import known_tasks, read_task
 from attentune.tasks.task import Prediction
 from attentune.training.loop import cross_entropy
 from attentune.training.task import Parts, TaskRun, over_seeds, train_task
-from attentune.training.task_source import TaskSource
+from attentune.training.task_source import TaskSource, mean_loss
 from tasks.opinions import opinions
 
 pytest.importorskip("sklearn", reason="metrics of tasks need scikit-learn")
@@ -220,23 +220,21 @@ def test_empty_and_very_long_texts_are_predicted() -> None:
     answers = known.predict(model, [Record({"text": text}, "x") for text in texts])
     assert [one.value in ("good", "bad") for one in answers] == [False, True, True]
     assert answers[0].as_data() == {"prediction": None, "probability": 0.0, "probabilities": {}}
-    several = fitted(opinions(10, 1), several=True)
-    assert (
-        several.predict(several.build(several.complete(small()), seed=0), [Record({"text": " "}, "x")])[0].value == []
-    )
+    several = fitted(opinions(10, 1), Classify(several=True))
+    model = several.build(several.complete(small()), seed=0)
+    assert several.predict(model, [Record({"text": " "}, "x")])[0].value == []
 
 
 def test_an_unanswered_record_is_wrong_and_does_not_end_the_scoring() -> None:
     records = [Record({"text": "x", "label": label}, f"line {n}") for n, label in enumerate("ab")]
-    scores = fitted(records).score(
-        [Prediction(None, {"probability": 0.0}), Prediction("b", {"probability": 1.0})], records
-    )
+    answers = [Prediction(None, {"probability": 0.0}), Prediction("b", {"probability": 1.0})]
+    scores = fitted(records).score(answers, records)
     assert (scores.values["accuracy"], scores.values["calibration_error"]) == (0.5, 0.0)
 
 
 def test_rare_classes_weigh_in_the_validation_loss_as_in_training() -> None:
     records = opinions(40, 3, share=0.8)
-    known = fitted(records, class_weights="balanced")
+    known = fitted(records, Classify(class_weights="balanced"))
     model = known.build(known.complete(small()), seed=0).eval()
     examples = [known.example(one) for one in records]
     part = known.batch(examples, torch.device("cpu"))
