@@ -163,7 +163,7 @@ def test_folds_hold_out_every_record_once(records: Path) -> None:
 
 
 def translation(path: Path, **changes: object) -> StudySpec:
-    lines = ["de\ten", *(f"{one['de']}\t{one['en']}" for one in numbers(60))]
+    lines = ["de\ten", *sorted({f"{one['de']}\t{one['en']}" for one in numbers(60)})]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     spec = StudySpec(
         task="translate(source=de, target=en, beam=1)",

@@ -102,7 +102,7 @@ def _table(table: dict[str, Any], name: str, path: Path, known: tuple[str, ...] 
 
 def _model(given: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Sizes, and the baseline's attentions by the names that a study has for them."""
-    sizes = {name: given.pop(name) for name in OF_MODEL if name in given}
+    sizes: dict[str, Any] = {name: given.pop(name) for name in OF_MODEL if name in given}
     network = _table(given, "feed_forward", path, ("name", "hidden"))
     sizes |= {{"name": "feed_forward", "hidden": "hidden"}[key]: held for key, held in network.items()}
     encoder = _table(given, "encoder", path, ("depth", "layers"))

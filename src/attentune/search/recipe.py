@@ -55,8 +55,8 @@ class Recipe(Frozen):
 
     def added_position(self, site: str = "") -> Literal["none", "sinusoidal", "learned"]:
         """What is added to the embeddings, those of the encoder where `site` is `encoder.`."""
-        parts = _sum(self.value(f"{site}position"))
-        return next((added for added in ADDED if added in parts), "none")
+        parts = {part for text in self.value(f"{site}position").split(";") for part in _sum(text)}
+        return next((added for added in ADDED if added in parts and added != "none"), "none")
 
     @property
     def has_encoder(self) -> bool:
@@ -84,7 +84,7 @@ class Recipe(Frozen):
             if site_of(place) == site
         }
         if "position" in held:
-            held["position"] = [_inside(self.value(f"{site}position"))]
+            held["position"] = [_inside(text) for text in held["position"]]
         held["heads"] = [_with_numbers(text, self.shape.heads) for text in held.get("heads", ["multi_head"])]
         return held
 
