@@ -42,8 +42,9 @@ class Look:
             )
 
     def lines(self) -> list[str]:
-        """What stands above the picture."""
-        return [f"**{self.title}** ({self.where})", "", f"> {self.asked}", ">", f"> → {self.said}"]
+        """What stands above the picture; its tokens too, as a machine may lack the letters to draw them."""
+        tokens = f"Columns: {' · '.join(self.read)}. Rows: {' · '.join(self.wrote)}."
+        return [f"**{self.title}** ({self.where})", "", f"> {self.asked}", ">", f"> → {self.said}", "", tokens]
 
 
 def looks(fitted: Fitted, model: nn.Module, records: Sequence[Record]) -> tuple[Look, ...]:

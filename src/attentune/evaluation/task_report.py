@@ -12,8 +12,8 @@ from attentune.tasks.task import Scores
 CROWDED = 100  # labels: of more, a picture of confusions shows nothing
 SHOWN_MISTAKES = 10
 LOOKS = (
-    "Rows are what the model wrote, columns what it read; the darker, the more it looked there: the last layer's "
-    "cross-attention, the mean over its heads."
+    "Rows are what the model wrote, columns what it read; the darker, the more it looked there (by the square root of "
+    "the weight): the last layer's cross-attention, the mean over its heads."
 )
 
 

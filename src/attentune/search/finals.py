@@ -24,7 +24,7 @@ from attentune.errors import SpecError, StudyError
 from attentune.search.analysis import MORE_IS_BETTER, difference, judge
 from attentune.search.book import Outcome
 from attentune.search.contenders import Contender, Found
-from attentune.search.recipe import Recipe, model_spec
+from attentune.search.recipe import EVALUATIONS, Recipe, model_spec
 from attentune.search.result import ArmResult, Difference, StageResult
 from attentune.search.runner import Job
 from attentune.search.runs import INTERIM_COST, JUDGED_SHARE, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs
@@ -138,7 +138,7 @@ def _plan(
             size = runs.subject.whole / spec.folds if spec.folds else runs.subject.size
             slower = _step_seconds(runs, name, found, candidate) / speed.step_seconds
             return (
-                slower * (INTERIM_COST * steps * speed.step_seconds + size * speed.evaluation_seconds)
+                slower * (INTERIM_COST * steps * speed.step_seconds + size * speed.judged(EVALUATIONS))
                 + speed.trial_seconds
             )
 

@@ -29,6 +29,7 @@ INTERIM = 60  # an evaluation on the way uses one token for so many trained on: 
 DECODER_2017 = "heads=multi_head, position=sinusoidal, mask=causal"  # arXiv:1706.03762
 ENCODER_2017 = "heads=multi_head, position=sinusoidal, mask=full"
 CROSS_2017 = "heads=multi_head"
+EVALUATIONS = 10  # of a run
 LEAST_HIDDEN = 1.5  # times the width: a feed-forward network narrower than this is no longer the same model
 
 
@@ -163,10 +164,10 @@ def holds_several(slot: str) -> bool:
     return slot_of(slot) in SEVERAL
 
 
-def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int) -> RunSpec:
-    """The training run of `recipe` over `steps` steps, evaluated about ten times."""
+def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int, evaluations: int = EVALUATIONS) -> RunSpec:
+    """The training run of `recipe` over `steps` steps, evaluated about so many times."""
     settings = recipe.settings
-    every = max(1, -(-steps // 10))
+    every = max(1, -(-steps // evaluations))
     return RunSpec(
         data=spec.data,
         context=spec.context,

@@ -13,7 +13,7 @@ from torch import nn
 from attentune.errors import AttentuneError, CheckpointError, KernelError, SpecError, StorageError
 from attentune.evaluation.cost import parameter_count
 from attentune.search.book import Outcome, Reporter
-from attentune.search.recipe import Recipe, model_spec, run_spec
+from attentune.search.recipe import EVALUATIONS, Recipe, model_spec, run_spec
 from attentune.search.result import Scalar, Status, TrialRecord, TrialStage
 from attentune.search.space import StudySpec
 from attentune.search.subject import Judged, Subject
@@ -34,6 +34,7 @@ class Job:
     label: int  # the seed, or the fold, that the ledger shows
     subject: Subject
     folder: Path  # of its checkpoints
+    evaluations: int = EVALUATIONS
 
 
 def run_trial(
@@ -81,7 +82,7 @@ def run_trial(
     if bound is not None and count > bound:
         return without_loss("refused", f"{count:,} parameters, the objective allows {bound:,.0f}", count)
 
-    run = run_spec(job.recipe, spec, steps=job.steps, seed=job.seed)
+    run = run_spec(job.recipe, spec, steps=job.steps, seed=job.seed, evaluations=job.evaluations)
     reason, curve = "", []
 
     def on_evaluation(step: int, loss: float) -> None:

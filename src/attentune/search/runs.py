@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from attentune.search.analysis import cost_of
 from attentune.search.book import Book, Outcome, Reporter
 from attentune.search.progress import StudyProgress
-from attentune.search.recipe import Recipe, baseline_recipe, model_spec, run_spec
+from attentune.search.recipe import EVALUATIONS, Recipe, baseline_recipe, model_spec, run_spec
 from attentune.search.result import Cost, Measure, TrialRecord, TrialStage
 from attentune.search.runner import Job, run_trial
 from attentune.search.space import SEARCH_SEED, StudySpec, parse_budget
@@ -40,8 +40,13 @@ class Calibration:
     """Measured on the baseline first: seconds of a training step, and of judging by one token or record."""
 
     step_seconds: float
-    evaluation_seconds: float
+    evaluation_seconds: float  # of each evaluation on the way
+    judging_seconds: float  # at the end
     trial_seconds: float  # of building and measuring, whatever the number of steps
+
+    def judged(self, evaluations: int) -> float:
+        """Seconds that a token or record costs over a whole run."""
+        return evaluations * self.evaluation_seconds + self.judging_seconds
 
 
 class Runs:
@@ -105,6 +110,7 @@ class Runs:
         `pair` is the seed or fold of a final; a search trial has the seed of the search.
         """
         new = key not in self.book.outcomes
+        evaluations = self.subject.search_evaluations if pair is None else EVALUATIONS
 
         def run(number: int, parameters: Parameters, report: Reporter) -> Outcome:
             made = make if isinstance(make, Recipe) else make(number, parameters)
@@ -122,6 +128,7 @@ class Runs:
                 label=self.search_seed if pair is None else pair,
                 subject=subject or self.searched,
                 folder=self.trial_folder(number),
+                evaluations=evaluations,
             )
             return run_trial(
                 job, self.spec, number=number, report=report, device=self.device, trained=self.progress.trained
@@ -134,6 +141,7 @@ class Runs:
             distributions=distributions,
             given=given,
             steps=steps,
+            evaluations=evaluations,
             rivals=rivals,
             prunes=stage != "evaluation",
         )
@@ -185,8 +193,13 @@ class Runs:
             model = models.build(model_spec(self.base, self.spec, models), seed=0).to(self.device)
             run = run_spec(self.base, self.spec, steps=CALIBRATION_STEPS, seed=0)
             quick = run.replace(evaluate_every=CALIBRATION_STEPS, checkpoint_every=10 * CALIBRATION_STEPS)
-            step, evaluation = self.subject.timed(model, quick)
-            return {"step_seconds": step, "evaluation_seconds": evaluation, "trial_seconds": 0.2 + 12 * step}
+            found = self.subject.timed(model, quick)
+            return {
+                "step_seconds": found.step,
+                "evaluation_seconds": found.evaluation,
+                "judging_seconds": found.judging,
+                "trial_seconds": 0.2 + 12 * found.step,
+            }
 
         return Calibration(**self.book.decided("calibration", measure))
 
@@ -213,9 +226,10 @@ class Runs:
             speed = self.calibration()
             assert self.budget.seconds is not None
             each = (share * self.budget.seconds - self.elapsed) / runs / MIXTURE
-            size = max(min(size, FEWEST_JUDGED), min(size, int(JUDGED_SHARE * each / speed.evaluation_seconds)))
+            judged = speed.judged(self.subject.search_evaluations)
+            size = max(min(size, FEWEST_JUDGED), min(size, int(JUDGED_SHARE * each / max(judged, 1e-9))))
             self.book.note("search size", size)
-            each -= speed.trial_seconds + speed.evaluation_seconds * size
+            each -= speed.trial_seconds + judged * size
             return self.at_most(max(LEAST_STEPS, int(each / (INTERIM_COST * speed.step_seconds) / UNPRUNED_SHARE)))
 
         return int(self.book.decided("search steps", decide))

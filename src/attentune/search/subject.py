@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attentune.data.corpus import Corpus
 from attentune.search.models import Models
 from attentune.search.pictures import AttentionPicture
+from attentune.search.recipe import EVALUATIONS
 from attentune.search.result import DataResult, Measure, Sample
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import RunSpec
@@ -40,6 +41,15 @@ class Costs:
     peak_bytes: int
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """`evaluation` is of one evaluation on the way, where it counts, `judging` of the end, by one token or record."""
+
+    step: float
+    evaluation: float
+    judging: float
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """Inputs of a model and the logits that it gave, to be held against those of a fresh process.
@@ -57,6 +67,7 @@ class Subject(ABC):
 
     measure: Measure
     models: Models
+    search_evaluations: int = EVALUATIONS  # of a trial of the search
     size: int  # tokens, or records, that are held out
     whole: int  # all that there are, with those trained on
 
@@ -87,8 +98,8 @@ class Subject(ABC):
         """What a model of `spec` costs, whatever its weights."""
 
     @abstractmethod
-    def timed(self, model: nn.Module, run: RunSpec) -> tuple[float, float]:
-        """Seconds of a training step; and of judging by one token or record, all evaluations of a run together."""
+    def timed(self, model: nn.Module, run: RunSpec) -> Seconds:
+        """How long a training step, an evaluation and the judging of a run take."""
 
     @abstractmethod
     def searched(self, size: int) -> Subject:

@@ -21,7 +21,7 @@ from attentune.search.models import TaskModels
 from attentune.search.pictures import AttentionPicture
 from attentune.search.result import DataResult, Measure, Sample
 from attentune.search.space import StudySpec
-from attentune.search.subject import Costs, Judged, Probe, Subject
+from attentune.search.subject import Costs, Judged, Probe, Seconds, Subject
 from attentune.search.task_report import attention_over, predictions_text, write_task_report
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import RunSpec
@@ -33,7 +33,7 @@ from attentune.training.result import TrainResult
 from attentune.training.task import Counts, Parts, read_parts
 from attentune.training.task_source import TaskSource
 
-EVALUATIONS = 10  # of a run, all on everything that it is judged by
+SEARCH_EVALUATIONS = 3  # of a trial, each on everything that it is judged by: at both rungs and at the end
 MOST_PASSES = 30.0  # over the records
 TIMED_RECORDS = 64
 PROBED = 3  # records
@@ -98,6 +98,8 @@ class TaskSubject(Subject):
     The weights that did best on the validation records in the course of a run are what it is judged by. Where the task
     is chosen by its loss, the pruning of trials goes by the loss as well, and texts are searched for at the end.
     """
+
+    search_evaluations = SEARCH_EVALUATIONS
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class TaskSubject(Subject):
             self._costs[spec] = Costs(1e3 * seconds, peak)
         return self._costs[spec]
 
-    def timed(self, model: nn.Module, run: RunSpec) -> tuple[float, float]:
+    def timed(self, model: nn.Module, run: RunSpec) -> Seconds:
         small = self.searched(TIMED_RECORDS)
         train(model, small.source, run.replace(steps=5))
         found = train(model, small.source, run)
@@ -184,8 +186,8 @@ class TaskSubject(Subject):
         if self.fitted.task.chosen_by == "loss":
             small._score(model, small.parts.validation)
         judged = time.perf_counter()
-        seconds = EVALUATIONS * (evaluated - begun) + (judged - evaluated)
-        return run.tokens_per_step / found.tokens_per_second, seconds / small.size
+        step = run.tokens_per_step / found.tokens_per_second
+        return Seconds(step, (evaluated - begun) / small.size, (judged - evaluated) / small.size)
 
     def searched(self, size: int) -> TaskSubject:
         chosen = np.sort(_drawn(self.size)[:size])

@@ -24,7 +24,7 @@ from attentune.models.decoder import Decoder
 from attentune.search.models import LanguageModels
 from attentune.search.pictures import AttentionPicture
 from attentune.search.result import DataResult, Measure, Sample
-from attentune.search.subject import Costs, Judged, Probe, Subject
+from attentune.search.subject import Costs, Judged, Probe, Seconds, Subject
 from attentune.search.texts import final_corpus, shortened
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import RunSpec
@@ -73,12 +73,12 @@ class TextSubject(Subject):
     def costs(self, spec: ModelSpec, run: RunSpec, device: torch.device) -> Costs:
         return _costs(spec, run.batch, run.context, str(device))
 
-    def timed(self, model: nn.Module, run: RunSpec) -> tuple[float, float]:
+    def timed(self, model: nn.Module, run: RunSpec) -> Seconds:
         small = replace(self.corpus, validation=shortened(self.corpus, TIMED_TOKENS).validation)
         train(model, small, run.replace(steps=5))
         found = train(model, small, run)
         step = run.tokens_per_step / found.tokens_per_second
-        return step, max(0.0, found.seconds - step * run.steps) / len(small.validation)
+        return Seconds(step, 0.0, max(0.0, found.seconds - step * run.steps) / len(small.validation))
 
     def searched(self, size: int) -> TextSubject:
         shorter = shortened(self.corpus, size)
