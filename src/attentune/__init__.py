@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from attentune.data.tokenizers import load_tokenizer
     from attentune.errors import AttentuneError
     from attentune.evaluation.language import evaluate_language
-    from attentune.generation import Sampling, complete, generate
+    from attentune.generation import Beam, Hypothesis, Sampling, complete, decode, generate
     from attentune.kernels import Layout, plan
     from attentune.mechanisms import attention, layer, load_plugin
     from attentune.models.build import build
@@ -31,7 +31,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttentionSpec": "spec.attention",
     "AttentuneError": "errors",
+    "Beam": "generation",
     "DataSpec": "spec.run",
+    "Hypothesis": "generation",
     "LayerSpec": "spec.model",
     "Layout": "kernels",
     "ModelSpec": "spec.model",
@@ -41,6 +43,7 @@ _HOMES = {
     "attention": "mechanisms",
     "build": "models.build",
     "complete": "generation",
+    "decode": "generation",
     "evaluate_language": "evaluation.language",
     "generate": "generation",
     "layer": "mechanisms",
@@ -58,7 +61,9 @@ _HOMES = {
 __all__ = [
     "AttentionSpec",
     "AttentuneError",
+    "Beam",
     "DataSpec",
+    "Hypothesis",
     "LayerSpec",
     "Layout",
     "ModelSpec",
@@ -68,6 +73,7 @@ __all__ = [
     "attention",
     "build",
     "complete",
+    "decode",
     "evaluate_language",
     "generate",
     "layer",

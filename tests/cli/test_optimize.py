@@ -127,7 +127,7 @@ def test_a_model_that_fails_its_check_is_code_1(asked: SimpleNamespace, capsys: 
         (["--seeds", "1", "2"], "seeds: at least 3 are needed to tell a gain from noise, got 2"),
         (["--candidates", "rotary"], "unknown option '--candidates'"),
         (["--widht", "3"], "unknown option '--widht'"),
-        (["--task", "chess"], "invalid choice 'chess' for argument '--task'"),
+        (["--test-path", "x.csv"], 'test_path is for tasks: name one, as in task = "classify(label=stars)"'),
     ],
 )
 def test_mistakes_are_one_line(

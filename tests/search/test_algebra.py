@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from attentune.mechanisms import registry
+from attentune.search.models import LanguageModels
 from attentune.search.recipe import baseline_recipe, count_parameters, model_spec
 from attentune.search.space import read_study
 from attentune.spec.slots import SLOTS
 
+MODELS = LanguageModels(65)
 STUDY = read_study(Path(__file__).parents[2] / "configs" / "algebra.toml")
 CANDIDATES = [(slot, text) for slot, texts in STUDY.space().items() for text in texts]
 
@@ -25,8 +27,8 @@ def test_every_slot_is_searched() -> None:
 @pytest.mark.parametrize(("slot", "text"), CANDIDATES)
 def test_every_candidate_has_the_baselines_parameters(slot: str, text: str) -> None:
     base = baseline_recipe(STUDY)
-    target = count_parameters(model_spec(base, STUDY, vocab_size=65))
+    target = count_parameters(model_spec(base, STUDY, MODELS), MODELS)
     if slot == "memory":  # goes on beyond the context, where learned positions end
         base = base.holding("position", "rotary")
-    found = count_parameters(model_spec(base.holding(slot, text), STUDY, vocab_size=65))
+    found = count_parameters(model_spec(base.holding(slot, text), STUDY, MODELS), MODELS)
     assert abs(found - target) <= STUDY.tolerance * target

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from attentune.data.corpus import Corpus
 from attentune.search.analysis import difference
 from attentune.search.book import Book
 from attentune.search.finals import Finals, _compare, _why_tuned, deployed_job
@@ -16,6 +15,7 @@ from attentune.search.recipe import baseline_recipe
 from attentune.search.result import ArmResult
 from attentune.search.runs import Runs
 from attentune.search.space import ObjectiveSpec, StudySpec
+from attentune.search.text_subject import TextSubject
 
 SEEDS = (0, 1, 2)
 Kind = TypeVar("Kind")
@@ -98,7 +98,7 @@ def test_what_is_shipped_is_a_run_that_did_not_break() -> None:
         for seed in SEEDS
     }
     book = bare(Book, folder=Path("study"), outcomes=outcomes)
-    runs = bare(Runs, spec=spec, base=base, corpus=bare(Corpus), book=book)
+    runs = bare(Runs, spec=spec, base=base, subject=bare(TextSubject), book=book)
     broke = ArmResult(name="winner", attention="w", seeds=(1, 2), losses=(1.8, 1.81))
     recipes = {"baseline": base, "tuned": base, "winner": base.holding("position", "rotary")}
     finals = _compare(runs, recipes, {"baseline": TUNED, "tuned": TUNED, "winner": broke}, 10)

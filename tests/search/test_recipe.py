@@ -6,6 +6,8 @@ import pytest
 
 from attentune.errors import SpecError
 from attentune.models.build import build
+from attentune.search.candidates import default_candidates
+from attentune.search.models import LanguageModels
 from attentune.search.recipe import (
     Recipe,
     baseline_recipe,
@@ -15,8 +17,9 @@ from attentune.search.recipe import (
     model_spec,
     run_spec,
 )
-from attentune.search.space import ModelSizes, Settings, Shape, StudySpec, default_candidates
+from attentune.search.space import ModelSizes, Settings, Shape, StudySpec
 
+MODELS = LanguageModels(65)
 SPEC = StudySpec(baseline="heads=multi_head, position=learned, mask=causal")
 CANDIDATES = [(slot, text) for slot, texts in default_candidates(64).items() for text in texts]
 
@@ -28,42 +31,42 @@ def base() -> Recipe:
 
 def test_the_baseline_is_the_attention_of_2017(base: Recipe) -> None:
     assert base.attention() == "added=learned, heads=4, mask=causal"
-    spec = model_spec(base, SPEC, vocab_size=65)
+    spec = model_spec(base, SPEC, MODELS)
     assert (spec.position, spec.feed_forward.hidden_width(spec.width)) == ("learned", 512)
-    assert baseline_recipe(StudySpec()).added_position == "sinusoidal"
+    assert baseline_recipe(StudySpec()).added_position() == "sinusoidal"
 
 
 @pytest.mark.parametrize(("slot", "text"), CANDIDATES)
 def test_every_default_candidate_has_the_baselines_parameters(base: Recipe, slot: str, text: str) -> None:
-    target = count_parameters(model_spec(base, SPEC, vocab_size=65))
+    target = count_parameters(model_spec(base, SPEC, MODELS), MODELS)
     if slot == "memory":  # goes on beyond the context, where learned positions end
         base = base.holding("position", "rotary")
-    found = count_parameters(model_spec(base.holding(slot, text), SPEC, vocab_size=65))
+    found = count_parameters(model_spec(base.holding(slot, text), SPEC, MODELS), MODELS)
     assert abs(found - target) <= 0.02 * target
 
 
 def test_parameters_are_those_of_the_real_model(base: Recipe) -> None:
-    spec = model_spec(base.holding("combine", "gate(per=element)"), SPEC, vocab_size=65)
-    assert count_parameters(spec) == sum(parameter.numel() for parameter in build(spec, seed=0).parameters())
+    spec = model_spec(base.holding("combine", "gate(per=element)"), SPEC, MODELS)
+    assert count_parameters(spec, MODELS) == sum(parameter.numel() for parameter in build(spec, seed=0).parameters())
 
 
 def test_another_shape_has_equal_parameters_too(base: Recipe) -> None:
-    target = count_parameters(model_spec(base, SPEC, vocab_size=65))
-    deeper = model_spec(base.replace(shape=Shape(width=96, depth=6, heads=4)), SPEC, vocab_size=65)
+    target = count_parameters(model_spec(base, SPEC, MODELS), MODELS)
+    deeper = model_spec(base.replace(shape=Shape(width=96, depth=6, heads=4)), SPEC, MODELS)
     assert (deeper.width, deeper.depth) == (96, 6)
-    assert abs(count_parameters(deeper) - target) <= 0.02 * target
+    assert abs(count_parameters(deeper, MODELS) - target) <= 0.02 * target
 
 
 def test_what_cannot_be_made_equal_is_refused(base: Recipe) -> None:
     with pytest.raises(SpecError, match=r"no width from 512 down to 256 gives this attention the 804,096 parameters"):
-        model_spec(base.replace(shape=Shape(width=512, depth=4, heads=4)), SPEC, vocab_size=65)
+        model_spec(base.replace(shape=Shape(width=512, depth=4, heads=4)), SPEC, MODELS)
 
 
 def test_layers_alternate(base: Recipe) -> None:
     recipe = base.holding("mask", "causal & window(16); causal")
     assert [str(layer.attention.mask.kind) for layer in recipe.layers()] == ["and", "causal"]
     assert recipe.attention().count(";") == 1
-    spec = model_spec(recipe, SPEC, vocab_size=65)
+    spec = model_spec(recipe, SPEC, MODELS)
     assert [spec.layer(index).attention.mask.kind for index in range(4)] == ["and", "causal"] * 2
 
 
@@ -80,7 +83,7 @@ def test_layers_alternate(base: Recipe) -> None:
 def test_positions_are_added_or_inside(base: Recipe, text: str, added: str, inside: str | None) -> None:
     recipe = base.holding("position", text)
     position = recipe.layers()[0].attention.position
-    assert recipe.added_position == added
+    assert recipe.added_position() == added
     assert (None if position is None else position.kind) == inside
 
 

@@ -28,7 +28,7 @@ from attentune.search.charts import (
 )
 from attentune.search.pictures import AttentionPicture, ReportPictures, image_uri, reach_text, visible
 from attentune.search.report import cost_points, report_html, stage_views, write_report
-from attentune.search.result import ArmResult, Difference, StudyResult
+from attentune.search.result import ArmResult, Difference, Measure, StudyResult
 from attentune.search.wording import short_count
 
 VOID = {"meta", "link", "br", "img", "rect", "image", "line", "path", "circle", "polyline"}
@@ -116,7 +116,7 @@ def test_it_says_what_a_reader_looks_for(page: Page, study_result: StudyResult) 
         "−0.0020 ± 0.0022",
         "What say you, <b>sir</b>? & I will not be so",
         "flex no: needs_grad on CPU",
-        "latency of one token at most 5 ms: the winner has 1.91 ms met",
+        "latency at most 5 ms: the winner has 1.91 ms met",
     ):
         assert expected in said
     for stage in ("Objective", "Adaptivity", "Long range", "Parameters", "Evaluation", "Deployment"):
@@ -226,7 +226,7 @@ def made_difference(*gains: float) -> Difference:
     ],
 )
 def test_sentences(gains: tuple[float, ...], sentence: str) -> None:
-    assert wording.judgement("It", made_difference(*gains)) == sentence
+    assert wording.judgement("It", made_difference(*gains), Measure()) == sentence
 
 
 def test_a_winner_that_is_the_tuned_baseline_claims_nothing(study_result: StudyResult) -> None:

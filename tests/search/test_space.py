@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 from attentune.errors import SpecError, StudyError
+from attentune.search.candidates import ADAPTIVITY, LONG_RANGE, default_candidates
 from attentune.search.space import (
-    ADAPTIVITY,
-    LONG_RANGE,
     Budget,
     ObjectiveSpec,
     Shape,
     StudySpec,
     TuningSpace,
-    default_candidates,
     parse_budget,
     parse_shape,
     read_study,

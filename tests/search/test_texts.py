@@ -10,6 +10,7 @@ import pytest
 from attentune.data.corpus import Corpus, load_corpus
 from attentune.search.protocol import protocol
 from attentune.search.space import StudySpec
+from attentune.search.text_subject import TextSubject
 from attentune.search.texts import final_corpus, shortened
 from attentune.spec.run import DataSpec
 
@@ -61,6 +62,7 @@ def test_folds_hold_out_every_token_once_and_keep_documents(corpus: Corpus) -> N
     ],
 )
 def test_the_protocol_says_what_the_search_has_seen(corpus: Corpus, changes: dict[str, object], says: str) -> None:
-    told = " ".join(protocol(StudySpec(**changes), corpus))
+    spec = StudySpec(**changes)
+    told = " ".join(protocol(spec, TextSubject(corpus), spec.search_validation_tokens))
     assert says in told
     assert "their text is not: gains may be slightly too good" in told

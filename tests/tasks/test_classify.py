@@ -15,14 +15,14 @@ from attentune.mechanisms import layer
 from attentune.models.transformer import Transformer
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
-from attentune.tasks._classification import calibration_error
+from attentune.tasks._classification import calibration_bins, calibration_error
 from attentune.tasks.classify import Classify, FittedClassify
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.registry import known_tasks, read_task
 from attentune.tasks.task import Prediction
 from attentune.training.losses import cross_entropy
 from attentune.training.task import Parts, TaskRun, over_seeds, train_task
-from attentune.training.task_source import TaskSource
+from attentune.training.task_source import TaskSource, mean_loss
 from tasks.opinions import opinions
 
 pytest.importorskip("sklearn", reason="metrics of tasks need scikit-learn")
@@ -218,7 +218,28 @@ def test_empty_and_very_long_texts_are_predicted() -> None:
     model = known.build(known.complete(small()), seed=0)
     texts = ["", "film " * 5000, "☃ ☃"]
     answers = known.predict(model, [Record({"text": text}, "x") for text in texts])
-    assert [one.value in ("good", "bad") for one in answers] == [True] * 3
+    assert [one.value in ("good", "bad") for one in answers] == [False, True, True]
+    assert answers[0].as_data() == {"prediction": None, "probability": 0.0, "probabilities": {}}
+    several = fitted(opinions(10, 1), Classify(several=True))
+    model = several.build(several.complete(small()), seed=0)
+    assert several.predict(model, [Record({"text": " "}, "x")])[0].value == []
+
+
+def test_an_unanswered_record_is_wrong_and_does_not_end_the_scoring() -> None:
+    records = [Record({"text": "x", "label": label}, f"line {n}") for n, label in enumerate("ab")]
+    answers = [Prediction(None, {"probability": 0.0}), Prediction("b", {"probability": 1.0})]
+    scores = fitted(records).score(answers, records)
+    assert (scores.values["accuracy"], scores.values["calibration_error"]) == (0.5, 0.0)
+
+
+def test_rare_classes_weigh_in_the_validation_loss_as_in_training() -> None:
+    records = opinions(40, 3, share=0.8)
+    known = fitted(records, Classify(class_weights="balanced"))
+    model = known.build(known.complete(small()), seed=0).eval()
+    examples = [known.example(one) for one in records]
+    part = known.batch(examples, torch.device("cpu"))
+    trained = float(cross_entropy(model(part.ids, part.layout).logits, part))
+    assert mean_loss(model, known, examples, tokens=10**6) == pytest.approx(trained, rel=1e-5)
 
 
 def test_figures_are_those_computed_by_hand() -> None:
@@ -240,7 +261,9 @@ def test_figures_are_those_computed_by_hand() -> None:
 def test_calibration_error_by_hand() -> None:
     confidence, right = np.array([0.99, 0.98, 0.52, 0.53]), np.array([True, False, True, True])
     expected = abs(0.985 - 0.5) / 2 + abs(0.525 - 1.0) / 2
-    assert calibration_error(confidence, right) == pytest.approx(expected)
+    bins = calibration_bins(confidence, right)
+    assert [one["count"] for one in bins] == [2, 2]
+    assert calibration_error(bins) == pytest.approx(expected)
 
 
 def test_figures_over_seeds() -> None:

@@ -14,10 +14,14 @@ from torch.nn import functional as F
 
 from attentune.data.corpus import Corpus
 from attentune.errors import TrainingError
+from attentune.mechanisms import layer
+from attentune.models.build import build
+from attentune.spec.model import ModelSpec
 from attentune.spec.run import ClipSpec, DataSpec, OptimizerSpec, RegularizerSpec, ScheduleSpec
 from attentune.training.feed import SegmentStreams, step_feed
 from attentune.training.loop import train
 from attentune.training.result import StopTraining
+from attentune.training.start import StartWarning, warn_of_drowned_tokens
 from attentune.training.state import checkpoints
 from training.standin import RememberingModel, TinyLanguageModel, small_corpus, small_run
 
@@ -219,3 +223,11 @@ def test_compiling_happens_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> 
     model = TinyLanguageModel()
     train(model, small_corpus(), small_run(steps=1, compile=True))
     assert compiled == [model]
+
+
+def test_embeddings_that_sinusoids_drown_are_warned_of() -> None:
+    sizes = {"vocab_size": 20, "width": 32, "depth": 1, "layers": (layer("heads=2, mask=causal"),)}
+    for changes in ({"position": "none"}, {"position": "sinusoidal", "scale_embeddings": True}):
+        warn_of_drowned_tokens(build(ModelSpec(**sizes, **changes), seed=0))
+    with pytest.warns(StartWarning, match=r"position=sinusoidal adds .* size 0\.02.*set scale_embeddings=true"):
+        warn_of_drowned_tokens(build(ModelSpec(**sizes, position="sinusoidal"), seed=0))

@@ -53,6 +53,12 @@ class CommandOptions(Frozen):
 
     json_: Json = False  # print the result as JSON on stdout
 
+    @classmethod
+    def understood(cls, table: dict[str, Any], path: Path) -> dict[str, Any]:
+        """The options that the table of a file stands for: itself. Raises UsageError."""
+        del path
+        return table
+
 
 Chosen = TypeVar("Chosen", bound=CommandOptions)
 
@@ -101,7 +107,7 @@ def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
     path = _config_path(arguments)
     if path is None:
         return tyro.MISSING_NONPROP
-    table = read_toml(path)
+    table = options.understood(read_toml(path), path)
     keys = set(options.model_fields) - {"config", "json_"}
     for key in table:
         if key not in keys:

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from attentune.cli.console import PLAIN_INTERVAL, known_prompt
-from attentune.search.result import STAGES, Scalar, Stage, StageResult, StudyResult, TrialRecord
-from attentune.search.wording import duration_text, loss_text, verdict_sentences
+from attentune.search.result import STAGES, ArmResult, Measure, Scalar, Stage, StageResult, StudyResult, TrialRecord
+from attentune.search.wording import duration_text, verdict_sentences
 
 
 @final
@@ -31,10 +31,11 @@ class StudyView:
         self._bars: Progress | None = None
         self._study = self._trial = TaskID(0)
         self._last_line = time.monotonic()
+        self._measure = Measure()
         if sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-            self._study = self._bars.add_task("study", total=None, note="preparing text")
+            self._study = self._bars.add_task("study", total=None, note="preparing data")
             self._trial = self._bars.add_task("", total=None, note="", visible=False)
 
     def __enter__(self) -> Self:
@@ -51,6 +52,9 @@ class StudyView:
     def text_prepared(self, what: str, done: int, total: int) -> None:
         self._update(self._trial, description=what, completed=done, total=total or None, note="", visible=done < total)
 
+    def measured_by(self, measure: Measure) -> None:
+        self._measure = measure
+
     def stage_started(self, stage: Stage, plan: str) -> None:
         self._line(f"[{STAGES.index(stage) + 1}/{len(STAGES)}] {stage}: {plan}")
 
@@ -65,12 +69,14 @@ class StudyView:
 
     def trial_ended(self, record: TrialRecord, *, best: TrialRecord | None, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f"about {duration_text(seconds_left)} left"
-        lowest = "" if best is None else f"best {loss_text(best.loss)}"
+        lowest = "" if best is None else f"best {self._measure.text(best.loss)}"
         self._update(self._study, advance=1, note=", ".join(filter(None, (lowest, left))))
         self._update(self._trial, visible=False)
         now = time.monotonic()
         if self._bars is not None or now - self._last_line >= PLAIN_INTERVAL or record.status == "failed":
-            outcome = loss_text(record.loss) if record.status == "complete" else f"{record.status}: {record.reason}"
+            outcome = (
+                self._measure.text(record.loss) if record.status == "complete" else f"{record.status}: {record.reason}"
+            )
             notes = "" if self._bars is not None else f"  ({', '.join(filter(None, (lowest, left)))})"
             self._line(f"    {record.number:>3}  {outcome}  {record.arm}  {record.attention}{notes}")
 
@@ -92,14 +98,16 @@ class StudyView:
 def study_text(result: StudyResult, out: Path) -> str:
     """What the study found, where report and model are, a sample, and the command for more."""
     tuning, attention = verdict_sentences(result)
+    measure = result.objective.measure
+    unit = " nats/token" if result.task == "lm" else f" {measure.name}"
     lines = [
         "",
         tuning,
         attention,
         "",
-        f"baseline  {loss_text(result.baseline.loss)} nats/token",
-        f"tuned     {loss_text(result.tuned.loss)} nats/token",
-        f"candidate {loss_text(result.winner.loss)} nats/token  {result.winner.attention}",
+        f"baseline  {measure.text(result.baseline.loss)}{unit}{_test(result.baseline, measure)}",
+        f"tuned     {measure.text(result.tuned.loss)}{unit}{_test(result.tuned, measure)}",
+        f"candidate {measure.text(result.winner.loss)}{unit}{_test(result.winner, measure)}  {result.winner.attention}",
         f"time      {duration_text(result.seconds)}, {result.tokens_used:,} tokens, {len(result.trials)} trials",
     ]
     model = out / "best"
@@ -109,7 +117,18 @@ def study_text(result: StudyResult, out: Path) -> str:
         difference = f"largest difference {result.deployment.max_logit_difference:.2g}"
         lines.append(f"check     reloaded in a fresh process: {check} ({difference})")
     lines += [f"report    {out / 'report.html'}", f"model     {model}"]
-    if result.sample is not None:  # there is none where the attention cannot decode
+    if result.task != "lm":
+        lines += [
+            f"mistakes  {out / 'task' / 'report.md'}",
+            f"predict   {shlex.join(['attentune', 'predict', str(model)])} --input FILE --output FILE",
+        ]
+    elif result.sample is not None:  # there is none where the attention cannot decode
         more = shlex.join(["attentune", "generate", str(model), *known_prompt(result.sample.prompt), "--tokens", "400"])
         lines += ["", "sample:", result.sample.prompt + result.sample.text, "", f"more:     {more}"]
     return "\n".join(lines)
+
+
+def _test(arm: ArmResult, measure: Measure) -> str:
+    """The figure on the test records, where there are any."""
+    numbers = arm.figures.get(f"test {measure.name}", ())
+    return f" (test {sum(numbers) / len(numbers):.4f})" if numbers else ""

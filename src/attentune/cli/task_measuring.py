@@ -10,6 +10,7 @@ from attentune.cli.evaluate import Options
 from attentune.cli.loading import model_folder, pick_device
 from attentune.cli.predicting import HEADER
 from attentune.cli.words import UsageError
+from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import Figure, TaskReport
 from attentune.mechanisms import load_plugin, registry
 from attentune.models.storage import atomic_write
@@ -40,6 +41,7 @@ def measure_task(options: Options, folder: Path) -> None:
         scores=scores,
         curve={},
         facts={"model": str(place), "data": f"{options.data}, {len(records):,} records"},
+        looks=() if options.out is None else looks(model.fitted, model.model, records),
     )
     found = {"model": str(place), "data": options.data, "count": len(records), **report.as_data()}
     if options.out is not None:

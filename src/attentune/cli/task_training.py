@@ -13,19 +13,18 @@ from attentune.cli.starting import Start, read_start
 from attentune.cli.train import Options
 from attentune.cli.training import model_spec
 from attentune.cli.words import UsageError
-from attentune.data.splits import duplicates, without
 from attentune.evaluation.cost import parameter_count
+from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import TaskReport
 from attentune.mechanisms import load_plugin, registry
 from attentune.models.storage import atomic_write
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import RunSpec
 from attentune.tasks.folder import save_task_model
-from attentune.tasks.reading import drawn_apart, read
 from attentune.tasks.registry import read_task
-from attentune.tasks.task import Fitted, Task
+from attentune.tasks.task import Fitted
 from attentune.training.adapting import Beginning
-from attentune.training.task import Parts, TaskRun, over_seeds, train_task
+from attentune.training.task import Counts, Parts, TaskRun, over_seeds, read_parts, train_task
 from attentune.training.task_source import TaskSource
 from attentune.training.trackers import JsonlTracker, TensorBoardTracker
 
@@ -45,14 +44,20 @@ def train_on_task(options: Options, text: str) -> None:
     for name in OF_TEXT:
         if getattr(options.data, name):
             raise UsageError(f"data.{name} is for language models: it does nothing for a task")
-    if options.data.path is None:
-        raise UsageError("a task needs records: name their file with --data")
     device = pick_device(options.device)
     run = RunSpec(**{name: getattr(options, name) for name in RunSpec.model_fields})
     start = read_start(options, run, task.stack)
     if start is not None:
         run = run.replace(data=run.data.replace(tokenizer_from=str(start.origin.folder)))
-    parts, counts = read_parts(task, options, run)
+    with activity("reading") as report:
+        parts, counts = read_parts(
+            task,
+            run.data,
+            validation_path=options.validation_path,
+            test_path=options.test_path,
+            drop_duplicates=options.drop_duplicates,
+            progress=report,
+        )
     with activity("preparing examples"):
         fitted = task.fit(parts.train, run.data, context=run.context)
         fitted.widen(parts.test)
@@ -71,27 +76,6 @@ def train_on_task(options: Options, text: str) -> None:
         for number in range(options.seeds)
     ]
     _leave(options, text, fitted, source, parts, spec, run, runs, counts, start)
-
-
-def read_parts(task: Task, options: Options, run: RunSpec) -> tuple[Parts, dict[str, Any]]:
-    """The records of each part, and how many there are, and how many stand in two of them."""
-    data = run.data
-    assert data.path is not None
-    with activity("reading") as report:
-        train = read(task, data.path, data, progress=report)
-        test = [] if options.test_path is None else read(task, options.test_path, data, progress=report)
-        if options.validation_path is not None:
-            validation = read(task, options.validation_path, data, progress=report)
-        else:
-            train, validation = drawn_apart(task, train, data.validation)
-    parts = {"validation": validation, "test": test}
-    found = {name: duplicates(train, others, task.asked, names=("training", name)) for name, others in parts.items()}
-    held: dict[str, Any] = {"duplicates": {name: len(one.test) for name, one in found.items() if one.test}}
-    if options.drop_duplicates:
-        train = without(train, {place for one in found.values() for place in one.train})
-    held |= {"train": len(train), "validation": len(validation), "test": len(test)}
-    held["dropped"] = options.drop_duplicates
-    return Parts(train, validation, test), held
 
 
 def _trained(
@@ -131,7 +115,7 @@ def _leave(
     spec: ModelSpec,
     run: RunSpec,
     runs: list[TaskRun],
-    counts: dict[str, Any],
+    counts: Counts,
     start: Start | None,
 ) -> None:
     """Writes the model and what it is worth, and prints a summary."""
@@ -143,6 +127,8 @@ def _leave(
         figures["test"] = over_seeds([one.test for one in runs if one.test is not None])
     with activity("baselines"):
         baselines = fitted.baseline(parts.train, asked) if options.baselines else {}
+    with activity("pictures"):
+        seen = looks(fitted, best.model, asked)
     waste = source.buckets(run).waste
     size = parameter_count(best.model)
     report = TaskReport(
@@ -155,11 +141,12 @@ def _leave(
         curve={one.seed: [asdict(point) for point in one.curve] for one in runs},
         facts={
             **({} if start is None else {"from": start.told()}),
-            "records": _counted(counts),
+            "records": counts.text(),
             "training": f"{run.steps:,} steps in {sum(one.result.seconds for one in runs):.1f} s, {size:,} parameters, "
             f"{waste:.1%} of the tokens are padding",
             "best after": ", ".join(f"{one.best.step:,} steps (seed {one.seed})" for one in runs),
         },
+        looks=seen,
     )
     folder = save_task_model(
         options.out / "model",
@@ -177,7 +164,7 @@ def _leave(
         "out": str(options.out),
         "parameters": size,
         **({} if start is None else {"from": start.told()}),
-        "records": counts,
+        "records": asdict(counts),
         "padding": waste,
         "seeds": [_seed(one) for one in runs],
         **report.as_data(),
@@ -201,14 +188,6 @@ def _seed(one: TaskRun) -> dict[str, Any]:
         "tokens_per_second": one.result.tokens_per_second,
         "peak_bytes": one.result.peak_bytes,
     }
-
-
-def _counted(counts: dict[str, Any]) -> str:
-    text = ", ".join(f"{counts[name]:,} {name}" for name in ("train", "validation", "test") if counts[name])
-    what = "left out of train" if counts["dropped"] else "also in train"
-    for name, number in counts["duplicates"].items():
-        text += f"; {number:,} of {name} {what}"
-    return text
 
 
 def _last_lines(out: Path, folder: Path) -> list[str]:

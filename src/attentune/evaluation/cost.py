@@ -77,6 +77,22 @@ def training_cost(
     )
 
 
+def training_peak_bytes(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> int:
+    """The `peak_bytes` of a training step of a copy of `model`, whose loss on a batch `loss` computes."""
+    device = next(model.parameters()).device
+    trained = copy.deepcopy(model).train()
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-6, fused=device.type in ("cpu", "cuda"))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(trained).backward()
+        optimizer.step()
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        step()  # the optimizer makes its state
+        return _peak_bytes(step, trained, optimizer, device)
+
+
 def token_latency(model: Decoder, *, prompt: int | None = None, tokens: int = 16, repeats: int = 3) -> float:
     """Seconds to decode one token for one row, after the prompt: the median over `repeats` texts of `tokens` tokens.
 

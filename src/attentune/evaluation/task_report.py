@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
+from attentune.evaluation.looks import Look
 from attentune.tasks.task import Scores
 
 CROWDED = 100  # labels: of more, a picture of confusions shows nothing
 SHOWN_MISTAKES = 10
+LOOKS = (
+    "Rows are what the model wrote, columns what it read; the darker, the more it looked there (by the square root of "
+    "the weight): the last layer's cross-attention, the mean over its heads."
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class TaskReport:
     - `scores`: of the best seed on the records of `scored_on`, with its report and mistakes.
     - `curve`: of each seed, what was measured on the way: step, loss and the task's main figure.
     - `facts`: sizes, times, padding, duplicates, in words, by name.
+    - `looks`: where the model looked, of a few examples.
     """
 
     task: str
@@ -44,6 +49,7 @@ class TaskReport:
     scores: Scores
     curve: Mapping[int, Sequence[Mapping[str, Any]]]
     facts: Mapping[str, str] = field(default_factory=dict)
+    looks: Sequence[Look] = ()
 
     def lines(self) -> list[str]:
         """A summary for the terminal."""
@@ -66,11 +72,17 @@ class TaskReport:
             lines.append(f"| {baseline}, {self.scored_on} | {' | '.join(cells)} |")
         lines += ["", *(f"- {name}: {text}" for name, text in self.facts.items())]
         lines += [f"- {name}: `{signature}`" for name, signature in self.scores.signatures.items()]
-        lines += [line for picture in pictures for line in ("", f"![{picture}]({picture})")]
+        shown = {look.file: look for look in self.looks}
+        lines += [line for picture in pictures if picture not in shown for line in ("", f"![{picture}]({picture})")]
         if self.scores.text:
             lines += ["", f"## {self.scored_on.capitalize()}", "", "```", self.scores.text.rstrip(), "```"]
         if mistakes := self.scores.details.get("mistakes"):
             lines += ["", "## Mistakes worth reading", "", *_table(mistakes[:SHOWN_MISTAKES])]
+        if self.looks:
+            lines += ["", "## Where it looked", "", LOOKS]
+        for name in pictures:
+            if name in shown:
+                lines += ["", *shown[name].lines(), "", f"![{name}]({name})"]
         return "\n".join(lines) + "\n"
 
     def as_data(self) -> dict[str, Any]:
@@ -94,12 +106,16 @@ class TaskReport:
         }
 
     def pictures(self) -> dict[str, bytes]:
-        """PNG files by name: the learning curve, and of labels the confusions."""
-        found = {"curve.png": learning_curve(self.curve, self.main)} if self.curve else {}
+        """PNG files by name: the learning curve; of labels the confusions and the calibration; where it looked."""
+        from attentune.evaluation import task_pictures as draw  # matplotlib takes a while to come
+
+        found = {"curve.png": draw.learning_curve(self.curve, self.main)} if self.curve else {}
         confusion, labels = self.scores.details.get("confusion"), self.scores.details.get("labels")
         if confusion is not None and labels is not None and len(labels) <= CROWDED:
-            found["confusion.png"] = confusion_picture(confusion, labels)
-        return found
+            found["confusion.png"] = draw.confusion_picture(confusion, labels)
+        if bins := self.scores.details.get("calibration"):
+            found["calibration.png"] = draw.calibration_picture(bins)
+        return found | {look.file: draw.attention_picture(look) for look in self.looks}
 
 
 def _values(scores: Scores) -> str:
@@ -115,56 +131,3 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
     body = [f"| {' | '.join(cell(row.get(name, '')) for name in names)} |" for row in rows]
     return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}", *body]
-
-
-def learning_curve(curve: Mapping[int, Sequence[Mapping[str, Any]]], main: str) -> bytes:
-    """Validation loss, and the main figure where it was measured, over steps, a line for each seed."""
-    from matplotlib.figure import Figure as Picture
-
-    scored = any(main in one.get("scores", {}) for points in curve.values() for one in points)
-    picture = Picture(figsize=(9 if scored else 5, 3.4), layout="constrained")
-    axes = picture.subplots(1, 2 if scored else 1, squeeze=False)[0]
-    for seed, points in curve.items():
-        steps = [one["step"] for one in points]
-        axes[0].plot(steps, [one["loss"] for one in points], marker=".", label=f"seed {seed}")
-        if scored:
-            axes[1].plot(steps, [one["scores"].get(main) for one in points], marker=".")
-    for axis, name in zip(axes, ("validation loss, nats", f"validation {main}"), strict=False):
-        axis.set_xlabel("steps")
-        axis.set_title(name, loc="left", fontsize=10)
-        axis.grid(color="0.9")
-    if len(curve) > 1:
-        axes[0].legend(frameon=False, fontsize=8)
-    return _png(picture)
-
-
-def confusion_picture(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> bytes:
-    """Of each true label (row) the share that was predicted as each label (column); counts where they can be read."""
-    import numpy as np
-    from matplotlib.figure import Figure as Picture
-
-    counts = np.array(confusion, dtype=float)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    size = min(3.0 + 0.28 * len(labels), 16.0)
-    picture = Picture(figsize=(size + 1, size), layout="constrained")
-    axis = picture.subplots()
-    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    small = 9 if len(labels) <= 20 else 5
-    places = range(len(labels))
-    axis.set_xticks(places, labels, rotation=90, fontsize=small)
-    axis.set_yticks(places, labels, fontsize=small)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
-    if len(labels) <= 20:
-        for row in places:
-            for column in places:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axis.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    picture.colorbar(image, ax=axis, shrink=0.8)
-    return _png(picture)
-
-
-def _png(picture: Any) -> bytes:
-    held = BytesIO()
-    picture.savefig(held, format="png", dpi=110)
-    return held.getvalue()

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from attentune.errors import AttentuneError, StudyError
 from attentune.models.storage import storage_error, storage_errors
 from attentune.search.ledger import write_ledger
+from attentune.search.recipe import EVALUATIONS
 from attentune.search.result import TrialRecord
 from attentune.search.strategy import Halving, Parameters, fixing, make_sampler
 
@@ -147,6 +148,7 @@ class Book:
         distributions: Mapping[str, BaseDistribution] | None = None,
         given: Parameters | None = None,
         steps: int,
+        evaluations: int = EVALUATIONS,
         rivals: Sequence[TrialRecord] = (),
         prunes: bool = True,
     ) -> Outcome:
@@ -159,6 +161,7 @@ class Book:
             distributions: what the sampler chooses from.
             given: choices that are not left to the sampler.
             steps: of a full trial, from which the rungs follow.
+            evaluations: of a full trial, some of which are the rungs.
             rivals: trials of other phases that it is measured against.
             prunes: whether it may be ended early.
         """
@@ -166,7 +169,7 @@ class Book:
             return self.outcomes[key]
         with database_errors(self._database):
             study = self._study(phase)
-            study.pruner = Halving(steps, [_by_step(rival, steps) for rival in rivals])
+            study.pruner = Halving(steps, [_by_step(rival, steps) for rival in rivals], evaluations=evaluations)
             found = self._interrupted(study, key) or self._begin(study, key, distributions or {}, given or {})
             stored = found.user_attrs
             # A trial object made for a stored trial takes its parameters from there; the sampler is asked for nothing.

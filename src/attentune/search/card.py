@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attentune.search import wording
 from attentune.search.analysis import noise_band
-from attentune.search.result import ArmResult, StudyResult
+from attentune.search.result import ArmResult, Measure, StudyResult
 
 
 def model_card(result: StudyResult) -> str:
@@ -26,18 +26,22 @@ def model_card(result: StudyResult) -> str:
         result=result,
         words=wording,
         verdict=wording.verdict_sentences(result),
+        measure=result.objective.measure,
         arms=[
-            ("2017 baseline", result.baseline, spread(result.baseline)),
-            ("tuned baseline", result.tuned, spread(result.tuned)),
-            ("**this model's recipe**", result.winner, spread(result.winner)),
+            (name, arm, spread(arm, result.objective.measure))
+            for name, arm in (
+                ("2017 baseline", result.baseline),
+                ("tuned baseline", result.tuned),
+                ("**this model's recipe**", result.winner),
+            )
         ],
     )
 
 
-def spread(arm: ArmResult) -> str:
-    """`1.6971 ± 0.0035`: the mean loss over the seeds and half of its 95 % confidence interval, where that is known."""
+def spread(arm: ArmResult, measure: Measure) -> str:
+    """`1.6971 ± 0.0035`: the mean over the seeds and half of its 95 % confidence interval, where that is known."""
     band = noise_band(arm.losses)
-    return wording.loss_text(arm.loss) + ("" if band is None else f" ± {band:.4f}")
+    return measure.text(arm.loss) + ("" if band is None else f" ± {band:.4f}")
 
 
 def fenced(text: str) -> str:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from attentune.search.analysis import pareto_indices
-from attentune.search.result import Curve, Difference
-from attentune.search.wording import gain_text, loss_text, short_count
+from attentune.search.result import Curve, Difference, Measure
+from attentune.search.wording import gain_text, short_count
 
 WIDTH, HEIGHT = 560, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 52
+LOSS = Measure()
 _ROW = 38  # height of one line of the gains chart
 
 
@@ -124,11 +125,13 @@ class CurveSeries:
         return tuple((tokens, sum(height[tokens] for height in heights) / len(heights)) for tokens in shared)
 
 
-def learning_curves(series: Sequence[CurveSeries], *, from_share: float = 0.0) -> Markup | None:
-    """Validation loss over training tokens, seeds thin and their mean thick; None where no curve has two points.
+def learning_curves(
+    series: Sequence[CurveSeries], *, from_share: float = 0.0, measure: Measure = LOSS
+) -> Markup | None:
+    """What was measured over training tokens, seeds thin and their mean thick; None where no curve has two points.
 
-    `from_share` leaves out what lies before that share of the training. From the start, the picture is cut above
-    the losses of the first fifth, so that the end can be read.
+    `from_share` leaves out what lies before that share of the training. From the start, the picture is cut beyond
+    the values of the first fifth, so that the end can be read.
     """
     last = max((tokens for one in series for curve in one.curves for tokens, _ in curve), default=0)
     start = from_share * last
@@ -141,11 +144,12 @@ def learning_curves(series: Sequence[CurveSeries], *, from_share: float = 0.0) -
     last = max((tokens for tokens, _ in points), default=0)
     if last <= start:
         return None
+    sign = -1 if measure.rises else 1  # kept are values of which less is better
     low = min(loss for _, loss in points)
     late = [loss for tokens, loss in points if tokens >= 0.2 * last]
     top = min(max(loss for _, loss in points), max(late) + 0.25 * (max(late) - low))
     x = Axis(start, last + 0.02 * (last - start), _LEFT, WIDTH - _RIGHT)
-    y = axis((low, top), HEIGHT - _BOTTOM, _TOP)
+    y = axis(sorted((sign * low, sign * top)), HEIGHT - _BOTTOM, _TOP)
     clip = f"tokens-from-{round(start)}"  # two of these charts may stand in one document
     window = (_LEFT, _TOP, WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM)
     clip_path = Markup('<clipPath id="{}"><rect x="{}" y="{}" width="{}" height="{}"/></clipPath>')
@@ -155,11 +159,11 @@ def learning_curves(series: Sequence[CurveSeries], *, from_share: float = 0.0) -
         for one in drawn:
             mean = one.mean()
             for curve in one.curves if thickness == "seed" else (mean,) if len(mean) > 1 else ():
-                places = " ".join(f"{x.at(tokens)},{y.at(loss)}" for tokens, loss in curve)
-                hint = f"{one.label}: {curve[-1][1]:.4f} at the end"
+                places = " ".join(f"{x.at(tokens)},{y.at(sign * loss)}" for tokens, loss in curve)
+                hint = f"{one.label}: {sign * curve[-1][1]:.4f} at the end"
                 lines.append(path.format(thickness, one.name, places, clip, hint))
-    ends = ", ".join(f"{one.label} ends at {one.mean()[-1][1]:.4f}" for one in drawn if one.mean())
-    frame = _frame(x, y, "training tokens", "validation loss, nats per token", short_count)
+    ends = ", ".join(f"{one.label} ends at {sign * one.mean()[-1][1]:.4f}" for one in drawn if one.mean())
+    frame = _frame(x, y, "training tokens", measure.on_the_way, short_count)
     return _svg(frame + Markup("").join(lines), f"Learning curves. {ends}")
 
 
@@ -173,10 +177,12 @@ class CostPoint:
     label: str
 
 
-def quality_against_cost(points: Sequence[CostPoint], name: str, x_text: Callable[[float], str]) -> Markup | None:
-    """Loss over one cost with the Pareto front as a staircase; None for fewer than two points.
+def quality_against_cost(
+    points: Sequence[CostPoint], name: str, x_text: Callable[[float], str], measure: Measure = LOSS
+) -> Markup | None:
+    """Loss, or score, over one cost with the Pareto front as a staircase; None for fewer than two points.
 
-    Trials far worse than the rest are set on the upper edge; their tooltips hold the true loss.
+    Trials far worse than the rest are set on the edge; their tooltips hold the true number.
     """
     if len(points) < 2:
         return None
@@ -184,20 +190,26 @@ def quality_against_cost(points: Sequence[CostPoint], name: str, x_text: Callabl
     named = [point.loss for point in points if point.kind != "trial"]
     cut = max([losses[int(0.9 * (len(losses) - 1))], *named])
     x = axis([point.cost for point in points], _LEFT, WIDTH - _RIGHT, may_be_log=True)
-    y = axis((losses[0], cut), HEIGHT - _BOTTOM, _TOP)
+    y = axis(sorted((measure.shown(losses[0]), measure.shown(cut))), HEIGHT - _BOTTOM, _TOP)
+    worst, edge = (-y.low, HEIGHT - _BOTTOM) if measure.higher_is_better else (y.high, _TOP)
+
+    def height(loss: float) -> float:
+        return y.at(measure.shown(min(loss, worst)))
+
     front = [points[index] for index in pareto_indices([p.cost for p in points], [p.loss for p in points])]
-    parts = [_frame(x, y, name, "validation loss, nats per token", x_text)]
-    path = [f"M{x.at(front[0].cost)},{_TOP} V{y.at(min(front[0].loss, y.high))}"]
-    path += [f"H{x.at(point.cost)} V{y.at(point.loss)}" for point in front[1:]]
+    what = f"validation {measure.name}"
+    parts = [_frame(x, y, name, ", ".join(filter(None, (what, measure.unit))), x_text)]
+    path = [f"M{x.at(front[0].cost)},{edge} V{height(front[0].loss)}"]
+    path += [f"H{x.at(point.cost)} V{height(point.loss)}" for point in front[1:]]
     parts.append(Markup('<path class="front" d="{} H{}"/>').format(" ".join(path), WIDTH - _RIGHT))
     order = ("trial", "ablation", "baseline", "tuned", "winner")
     for point in sorted(points, key=lambda point: order.index(point.kind)):
-        above = " (above the picture)" if point.loss > y.high else ""
+        beyond = f" ({'below' if measure.higher_is_better else 'above'} the picture)" if point.loss > worst else ""
         best = ", on the front" if point in front else ""
-        hint = f"{point.label}: {loss_text(point.loss)}{above} at {x_text(point.cost)}{best}"
-        place = (x.at(point.cost), y.at(min(point.loss, y.high)))
+        hint = f"{point.label}: {measure.text(point.loss)}{beyond} at {x_text(point.cost)}{best}"
+        place = (x.at(point.cost), height(point.loss))
         parts.append(mark(point.kind, *place, hint=hint, classes="on-front" if point in front else ""))
-    label = f"Validation loss against {name}, {len(points)} points, {len(front)} of them on the Pareto front"
+    label = f"{what.capitalize()} against {name}, {len(points)} points, {len(front)} of them on the Pareto front"
     return _svg(Markup("").join(parts), label)
 
 
@@ -215,7 +227,7 @@ def mark(kind: str, x: float, y: float, *, hint: str = "", classes: str = "") ->
     )
 
 
-def gains(rows: Sequence[tuple[str, Difference]]) -> Markup | None:
+def gains(rows: Sequence[tuple[str, Difference]], measure: Measure = LOSS) -> Markup | None:
     """A dot for each gain with its noise band as whiskers, the seeds as small dots; None without rows."""
     if not rows:
         return None
@@ -239,7 +251,9 @@ def gains(rows: Sequence[tuple[str, Difference]]) -> Markup | None:
         Markup('<line class="zero" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x.at(0), x.at(0), _TOP - 6, bottom)
     )
     parts.append(
-        Markup('<text class="axis end" x="{}" y="{}">gain, nats per token →</text>').format(right, bottom + 40)
+        Markup('<text class="axis end" x="{}" y="{}">gain, {} →</text>').format(
+            right, bottom + 40, measure.unit or measure.name
+        )
     )
     for index, (label, found) in enumerate(rows):
         middle = _TOP + _ROW * (index + 0.5)

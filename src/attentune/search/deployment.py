@@ -1,7 +1,7 @@
 """The stage of deployment: the chosen model saved, loaded by a fresh process, and compared with the one in memory.
 
 `python -m attentune.search.deployment MODEL PROBE [PLUGIN]` is that fresh process: it loads the model folder, computes
-the logits of the tokens in the safetensors file PROBE, and prints how far they are from those stored beside them.
+the logits of the tokens or records in the safetensors file PROBE, and prints how far they are from those stored there.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from attentune.data.corpus import Corpus
 from attentune.errors import AttentuneError, StudyError
-from attentune.generation.generate import complete
-from attentune.generation.sampling import Sampling
 from attentune.kernels.layout import LayoutKind
+from attentune.layers.attention import Attention
 from attentune.mechanisms import load_plugin, registry
-from attentune.models.checkpoint import Saves, load_model, save_model
-from attentune.models.decoder import Decoder
-from attentune.search.pictures import AttentionPicture
-from attentune.search.result import DeploymentCheck, Sample
+from attentune.models.checkpoint import load_model, read_config
+from attentune.search.result import DeploymentCheck
+from attentune.search.subject import Probe, Subject
+from attentune.search.task_subject import logits_of
+from attentune.tasks.folder import load
 
 TOLERANCE = 1e-4  # of logits computed in float32 by another process
-PICTURE_TOKENS = 32
-PROMPT_CHARACTERS = 24
 
 
 def deploy(
-    model: Decoder, corpus: Corpus, folder: Path, *, card: str, extra: Mapping[str, Any], plugin: str | None = None
+    model: nn.Module, subject: Subject, folder: Path, *, card: str, extra: Mapping[str, Any], plugin: str | None = None
 ) -> DeploymentCheck:
     """Saves `model` in `folder` and has a fresh process check it.
 
@@ -44,22 +43,17 @@ def deploy(
         StorageError: the folder cannot be written.
         StudyError: the fresh process could not load the model; the message says why.
     """
-    tokenizer = corpus.tokenizer
-    save_model(folder, model, tokenizer=tokenizer if isinstance(tokenizer, Saves) else None, card=card, extra=extra)
-    return check(model, corpus, folder, plugin=plugin)
+    subject.save(folder, model, card=card, extra=extra)
+    return check(subject.probe(model), folder, plugin=plugin)
 
 
-def check(model: Decoder, corpus: Corpus, folder: Path, *, plugin: str | None = None) -> DeploymentCheck:
-    """Whether the model in `folder`, loaded by a fresh process, gives the logits of `model` on validation text."""
-    length = min(model.spec.context, len(corpus.validation))
-    ids = torch.from_numpy(corpus.validation.ids[:length].astype("int64"))[None]
-    with torch.no_grad():
-        logits = model.eval()(ids).logits
+def check(probe: Probe, folder: Path, *, plugin: str | None = None) -> DeploymentCheck:
+    """Whether the model in `folder`, loaded by a fresh process, gives the logits of `probe`."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        probe = Path(place) / "probe.safetensors"
-        save_file({"ids": ids, "logits": logits.contiguous()}, probe)
-        command = [sys.executable, "-m", "attentune.search.deployment", str(folder), str(probe)]
+        path = Path(place) / "probe.safetensors"
+        save_file({**probe.inputs, "logits": probe.logits}, path, metadata={"records": probe.records})
+        command = [sys.executable, "-m", "attentune.search.deployment", str(folder), str(path)]
         done = subprocess.run(
             [*command, *([plugin] if plugin else [])],
             capture_output=True,
@@ -82,47 +76,23 @@ def check(model: Decoder, corpus: Corpus, folder: Path, *, plugin: str | None = 
     )
 
 
-def sample(model: Decoder, corpus: Corpus, *, tokens: int = 300, seed: int = 0) -> Sample | None:
-    """A continuation of the beginning of the validation text; None where the attention cannot decode."""
-    start = corpus.tokenizer.decode(corpus.validation.ids[: model.spec.context // 2].tolist())
-    prompt = start[:PROMPT_CHARACTERS] or "\n"
-    sampling = Sampling(temperature=0.8, top_k=min(50, corpus.vocab_size), seed=seed)
-    try:
-        text = complete(model, corpus.tokenizer, prompt, tokens=tokens, sampling=sampling)
-    except AttentuneError:
-        return None
-    return Sample(prompt=prompt, text=text, settings=f"temperature 0.8, top-k {sampling.top_k}, seed {seed}")
-
-
-def picture(model: Decoder, corpus: Corpus) -> AttentionPicture | None:
-    """The attention weights of `model` over the beginning of the validation text; None where it has none to show."""
-    length = min(PICTURE_TOKENS, model.spec.context, len(corpus.validation))
-    ids = corpus.validation.ids[:length].astype("int64")
-    try:
-        with torch.no_grad():
-            output = model.eval()(torch.from_numpy(ids)[None], wanted=frozenset({"output", "weights"}))
-        layers = []
-        for extra in output.attention:
-            weights = extra.get("weights")
-            if weights is None:  # a layer without attention
-                continue
-            assert isinstance(weights, torch.Tensor)
-            layers.append(weights[0].float().numpy())
-        tokens = tuple(corpus.tokenizer.decode([int(token)]) for token in ids)
-        return AttentionPicture(tokens=tokens, layers=tuple(layers))
-    except AttentuneError:
-        return None
-
-
-def plan_text(model: Decoder) -> str:
+def plan_text(model: nn.Module) -> str:
     """Which kernel computes each different attention of `model` while it trains, and why not the others."""
-    attentions = [block.attention for block in _blocks(model) if block.attention is not None]
-    texts = dict.fromkeys(attention.plans[LayoutKind.PLAIN, True, False, 0].explain() for attention in attentions)
-    return "\n\n".join(texts)
+    found = []
+    for attention in (one for one in model.modules() if isinstance(one, Attention)):
+        kind = LayoutKind.CROSS if attention.cross else LayoutKind.PLAIN
+        found.append(attention.plans[kind, True, False, 0].explain())
+    return "\n\n".join(dict.fromkeys(found))
 
 
-def _blocks(model: Decoder) -> Sequence[Any]:
-    return list(model.layers)
+@torch.no_grad()
+def _logits(folder: Path, ids: Tensor | None, records: str) -> Tensor:
+    """Of a model of a task from the records as they stand, so that its tokenizers and labels are checked as well."""
+    if isinstance(read_config(folder).get("task"), dict):
+        found = load(folder)
+        return logits_of(found.model, found.fitted, json.loads(records))
+    logits: Tensor = load_model(folder).decoder(ids).logits
+    return logits
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -131,13 +101,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if plugin:
             load_plugin(plugin[0], registry)
-        model = load_model(folder).decoder
+        with safe_open(probe, framework="pt") as file:
+            records = (file.metadata() or {}).get("records", "")
+        held = load_file(probe)
+        logits = _logits(Path(folder), held.get("ids"), records)
     except AttentuneError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the parent process reads it
         return 2
-    held = load_file(probe)
-    with torch.no_grad():
-        logits = model(held["ids"]).logits
     worst = float((logits - held["logits"]).abs().max())
     print(json.dumps({"max_logit_difference": worst}))  # noqa: T201 - the parent process reads it
     return 0

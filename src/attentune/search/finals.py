@@ -1,4 +1,4 @@
-"""The stage of evaluation: the finalists again, at full length, with paired seeds, on all of the held-out text.
+"""The stage of evaluation: the finalists again, at full length, with paired seeds, on all that was held out.
 
 Three numbers come out of it, each over the same seeds and therefore the same batches:
 
@@ -8,12 +8,14 @@ Three numbers come out of it, each over the same seeds and therefore the same ba
   same number of trials of the same length, pruned by the same rule;
 - **each slot's share** = loss of the winner with that slot as the baseline has it - loss of the winner, in the winner's
   settings.
+
+Of a task the loss is minus its score, so that every gain is one of the score.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +24,10 @@ from attentune.errors import SpecError, StudyError
 from attentune.search.analysis import MORE_IS_BETTER, difference, judge
 from attentune.search.book import Outcome
 from attentune.search.contenders import Contender, Found
-from attentune.search.recipe import Recipe, model_spec
+from attentune.search.recipe import EVALUATIONS, Recipe, model_spec
 from attentune.search.result import ArmResult, Difference, StageResult
 from attentune.search.runner import Job
-from attentune.search.runs import INTERIM_COST, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs
-from attentune.search.texts import final_corpus
+from attentune.search.runs import INTERIM_COST, JUDGED_SHARE, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs
 from attentune.search.wording import signed
 
 
@@ -57,7 +58,7 @@ def evaluation(runs: Runs, found: Found, candidate: Contender | None) -> Finals:
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
     twins = {recipes[name]: name for name in reversed(names)}  # an arm without a slot may be another arm
     for pair in spec.pairs:
-        corpus = final_corpus(runs.corpus, spec.folds, pair)
+        subject = runs.subject.fold(spec.folds, pair)
         for name in names:
             twin = twins[recipes[name]]
             if name.startswith("without ") and twin != name:
@@ -71,7 +72,7 @@ def evaluation(runs: Runs, found: Found, candidate: Contender | None) -> Finals:
                 recipes[name],
                 steps=steps,
                 pair=pair,
-                corpus=corpus,
+                subject=subject,
                 keep=not name.startswith("without "),
             )
     arms = {name: arm for name in names if (arm := _arm(name, recipes[name], outcomes[name])) is not None}
@@ -96,7 +97,7 @@ def finalists(runs: Runs, found: Found, candidate: Contender | None) -> dict[str
     for slot in candidate.recipe.changed_slots(runs.base):
         recipe = candidate.recipe.holding(slot, runs.base.value(slot))
         try:
-            model_spec(recipe, runs.spec, vocab_size=runs.corpus.vocab_size)
+            model_spec(recipe, runs.spec, runs.subject.models)
         except SpecError:  # what remains needs this slot: it has no share of its own
             continue
         recipes[f"without {slot}"] = recipe
@@ -114,7 +115,7 @@ def deployed_job(runs: Runs, finals: Finals, name: str) -> Job:
         steps=finals.steps,
         seed=pair,
         label=pair,
-        corpus=final_corpus(runs.corpus, runs.spec.folds, pair),
+        subject=runs.subject.fold(runs.spec.folds, pair),
         folder=runs.trial_folder(outcome.record.number),
     )
 
@@ -134,11 +135,10 @@ def _plan(
             """Seconds or tokens of one run."""
             if speed is None:
                 return steps * spec.tokens_per_step
-            held = sum(len(part) for part in (runs.corpus.train, runs.corpus.validation)) / max(1, spec.folds)
-            size = held if spec.folds else len(runs.corpus.validation)
+            size = runs.subject.whole / spec.folds if spec.folds else runs.subject.size
             slower = _step_seconds(runs, name, found, candidate) / speed.step_seconds
             return (
-                slower * (INTERIM_COST * steps * speed.step_seconds + size * speed.evaluation_seconds)
+                slower * (INTERIM_COST * steps * speed.step_seconds + size * speed.judged(EVALUATIONS))
                 + speed.trial_seconds
             )
 
@@ -150,9 +150,11 @@ def _plan(
             while len(names) > 3 and pairs * sum(cost(name, spec.steps) for name in names) > left:
                 names.pop()
             return {"steps": spec.steps, "names": names}
+        while len(names) > 3 and pairs * sum(cost(name, 0) for name in names) > JUDGED_SHARE * left:
+            names.pop()
         fixed = pairs * sum(cost(name, 0) for name in names)
         each = pairs * sum(cost(name, 1) - cost(name, 0) for name in names)
-        return {"steps": max(LEAST_STEPS, int((left - fixed) / each)), "names": names}
+        return {"steps": runs.at_most(max(LEAST_STEPS, int((left - fixed) / each))), "names": names}
 
     plan = runs.book.decided("finals", decide)
     return int(plan["steps"]), tuple(plan["names"])
@@ -188,6 +190,9 @@ def _arm(name: str, recipe: Recipe, outcomes: dict[int, Outcome]) -> ArmResult |
         settings=records[0].settings,
         seeds=tuple(done),
         losses=tuple(float(one.loss) for one in records if one.loss is not None),
+        figures={
+            name: tuple(one.figures[name] for one in records) for name in _shared([one.figures for one in records])
+        },
         bits_per_character=_every([one.bits_per_character for one in records]),
         bits_per_byte=_every([one.bits_per_byte for one in records]),
         parameters=records[0].parameters,
@@ -196,6 +201,10 @@ def _arm(name: str, recipe: Recipe, outcomes: dict[int, Outcome]) -> ArmResult |
         seconds=mean([one.seconds for one in records]),
         peak_bytes=None if peak is None else round(peak),
     )
+
+
+def _shared(tables: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
+    return tuple(name for name in tables[0] if all(name in one for one in tables))
 
 
 def _every(values: Sequence[float | None]) -> tuple[float, ...]:
@@ -268,7 +277,7 @@ def _tell(runs: Runs, finals: Finals, left_out: list[str]) -> None:
     pairs = f"{len(runs.spec.pairs)} {'folds' if runs.spec.folds else 'paired seeds'}"
     kind = "fold" if runs.spec.folds else "seed"
     summary = (
-        f"{len(finals.ablations) + 3} finalists, {pairs}, {finals.steps} steps each, whole held-out text: "
+        f"{len(finals.ablations) + 3} finalists, {pairs}, {finals.steps} steps each, on all that was held out: "
         f"tuning {text(finals.tuning)}, attention {text(finals.attention)}."
     )
     if left_out:

@@ -23,6 +23,7 @@ _BEFORE: Final = ("number", "stage", "arm", "status")
 _AFTER: Final = (
     "seeds",
     "loss",
+    "figures",
     "bits_per_character",
     "bits_per_byte",
     "tokens",
@@ -132,6 +133,8 @@ def _own_cell(trial: TrialRecord, name: str) -> str:
         return ""
     if name == "seeds":
         return " ".join(map(str, value))
+    if name == "figures":
+        return json.dumps(value, ensure_ascii=False) if value else ""
     if name == "curve":
         return " ".join(f"{tokens}:{loss!r}" for tokens, loss in value)
     return str(value) if isinstance(value, str) else repr(value)
@@ -146,6 +149,13 @@ def _curve(cell: str) -> Curve:
     return tuple((int(tokens), float(loss)) for tokens, loss in points)
 
 
+def _figures(cell: str) -> dict[str, float]:
+    found = json.loads(cell)
+    if not isinstance(found, dict):
+        raise ValueError(f"figures are a table, got {cell}")
+    return found
+
+
 _PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
     "number": int,
     "stage": str,
@@ -153,6 +163,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
     "status": str,
     "seeds": _seeds,
     "loss": float,
+    "figures": _figures,
     "bits_per_character": float,
     "bits_per_byte": float,
     "tokens": int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from attentune.search.result import Scalar, Stage, StageResult, TrialRecord
+from attentune.search.result import Measure, Scalar, Stage, StageResult, TrialRecord
 
 
 @runtime_checkable
@@ -13,7 +13,10 @@ class StudyProgress(Protocol):
     """Told everything in order; a study that goes on tells again what it finds already done, with `seconds_left`."""
 
     def text_prepared(self, what: str, done: int, total: int) -> None:
-        """The text is being read: `reading`, `tokenizer` or `encoding`, `done` of `total`."""
+        """The data are being read: `reading`, `tokenizer` or `encoding`, `done` of `total`."""
+
+    def measured_by(self, measure: Measure) -> None:
+        """What is judged by, before the first stage."""
 
     def stage_started(self, stage: Stage, plan: str) -> None:
         """A stage begins; `plan` says in a sentence what it will do."""
@@ -35,6 +38,8 @@ class Quiet:
     """Says nothing."""
 
     def text_prepared(self, what: str, done: int, total: int) -> None: ...
+
+    def measured_by(self, measure: Measure) -> None: ...
 
     def stage_started(self, stage: Stage, plan: str) -> None: ...
 

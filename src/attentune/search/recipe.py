@@ -10,14 +10,14 @@ from __future__ import annotations
 import ast
 import math
 from functools import lru_cache
-
-import torch
+from typing import Literal
 
 from attentune.errors import SpecError
 from attentune.mechanisms import layer, registry
-from attentune.models.decoder import Decoder
+from attentune.search.candidates import ADDED, PLACES, Stack, site_of, slot_of
+from attentune.search.models import Models
 from attentune.search.result import Scalar
-from attentune.search.space import ADDED, ModelSizes, Settings, Shape, StudySpec
+from attentune.search.space import Settings, Shape, StudySpec
 from attentune.spec.codec import mechanism_from_data
 from attentune.spec.model import FeedForwardSpec, LayerSpec, ModelSpec
 from attentune.spec.run import ClipSpec, OptimizerSpec, RunSpec, ScheduleSpec
@@ -26,6 +26,10 @@ from attentune.spec.text import SEVERAL, split
 from attentune.spec.value import Frozen
 
 INTERIM = 60  # an evaluation on the way uses one token for so many trained on: all of them cost about 5 % of the time
+DECODER_2017 = "heads=multi_head, position=sinusoidal, mask=causal"  # arXiv:1706.03762
+ENCODER_2017 = "heads=multi_head, position=sinusoidal, mask=full"
+CROSS_2017 = "heads=multi_head"
+EVALUATIONS = 10  # of a run
 LEAST_HIDDEN = 1.5  # times the width: a feed-forward network narrower than this is no longer the same model
 
 
@@ -43,58 +47,100 @@ class Recipe(Frozen):
     def holding(self, slot: str, text: str) -> Recipe:
         """This recipe with `text` in `slot`; `none` empties it."""
         held = {**dict(self.slots), slot: text}
-        ordered = tuple((name, held[name]) for name in SLOTS if held.get(name, "none") != "none")
+        ordered = tuple((name, held[name]) for name in PLACES if held.get(name, "none") != "none")
         return self.replace(slots=ordered)
 
     def changed_slots(self, other: Recipe) -> tuple[str, ...]:
         """The slots in which the two differ."""
-        return tuple(name for name in SLOTS if self.value(name) != other.value(name))
+        return tuple(name for name in PLACES if self.value(name) != other.value(name))
+
+    def added_position(self, site: str = "") -> Literal["none", "sinusoidal", "learned"]:
+        """What is added to the embeddings, those of the encoder where `site` is `encoder.`."""
+        parts = {part for text in self.value(f"{site}position").split(";") for part in _sum(text)}
+        return next((added for added in ADDED if added in parts and added != "none"), "none")
 
     @property
-    def added_position(self) -> str:
-        """What is added to the embeddings: `none`, `sinusoidal` or `learned`."""
-        return next((part for part in _sum(self.value("position")) if part in ADDED), "none")
+    def has_encoder(self) -> bool:
+        """Whether an encoder, and what looks at it, are described too."""
+        return any(site_of(place) for place, _ in self.slots)
 
-    def layers(self) -> tuple[LayerSpec, ...]:
-        """The pattern of layers; SpecError where a text does not parse or the slots do not fit each other."""
-        held = {slot: [part.strip() for part in text.split(";")] for slot, text in self.slots}
-        held["position"] = [_inside(self.value("position"))]
+    def layers(self, site: str = "") -> tuple[LayerSpec, ...]:
+        """The pattern of layers, of the encoder where `site` is `encoder.`.
+
+        Raises:
+            SpecError: a text does not parse, or the slots do not fit each other.
+        """
+        held = self._parts(site)
+        if self.has_encoder and not site:
+            across = self._parts("cross.")
+            texts = _patterns(across)
+            held["cross"] = [f"attention({text})" for text in texts]
+        return tuple(layer(text) for text in _patterns(held))
+
+    def _parts(self, site: str) -> dict[str, list[str]]:
+        """The texts of a site's slots, taken apart where they alternate from layer to layer."""
+        held = {
+            slot_of(place): [part.strip() for part in text.split(";")]
+            for place, text in self.slots
+            if site_of(place) == site
+        }
+        if "position" in held:
+            held["position"] = [_inside(text) for text in held["position"]]
         held["heads"] = [_with_numbers(text, self.shape.heads) for text in held.get("heads", ["multi_head"])]
-        length = math.lcm(*(len(parts) for parts in held.values()))
-        texts = (
-            ", ".join(f"{slot}={parts[index % len(parts)]}" for slot, parts in held.items() if parts != ["none"])
-            for index in range(length)
-        )
-        return tuple(layer(text) for text in texts)
+        return held
 
     def attention(self) -> str:
-        """The attention in its text form, with what is added to the embeddings first where there is something."""
-        added = self.added_position
-        text = "; ".join(str(one) for one in self.layers())
-        return text if added == "none" else f"added={added}, {text}"
+        """The attention in its text form, with what is added to the embeddings first where there is something.
+
+        Of an encoder-decoder first the decoder's, with `cross=`, then the encoder's.
+        """
+        texts = []
+        for site in ("", "encoder.") if self.has_encoder else ("",):
+            added = self.added_position(site)
+            text = "; ".join(str(one) for one in self.layers(site))
+            texts.append(text if added == "none" else f"added={added}, {text}")
+        return " | encoder: ".join(texts)
 
     def flat(self) -> dict[str, Scalar]:
         """Every setting under its own name, for ledger and report."""
-        settings = self.settings.model_dump()
+        settings = self.settings.model_dump(exclude_none=True)
         return {"attention": self.attention(), **settings, **self.shape.model_dump()}
 
 
-def baseline_recipe(spec: StudySpec) -> Recipe:
+def baseline_texts(spec: StudySpec, stack: Stack) -> dict[str, str]:
+    """The attention that everything is compared with, by site: where the study does not say, that of 2017.
+
+    With several layers, the slots of a text may alternate by `;`.
+    """
+    own = {"": spec.baseline or (ENCODER_2017 if stack == "encoder" else DECODER_2017)}
+    if stack == "encoder-decoder":
+        own |= {"encoder.": spec.baseline_encoder or ENCODER_2017, "cross.": spec.baseline_cross or CROSS_2017}
+    elif spec.baseline_encoder or spec.baseline_cross:
+        raise SpecError("baseline_encoder and baseline_cross are for tasks from sequence to sequence")
+    return own
+
+
+def baseline_recipe(spec: StudySpec, stack: Stack = "decoder") -> Recipe:
     """The untuned baseline of a study."""
-    found = {slot: ast.unparse(node) for slot, node in split(spec.baseline, tuple(SLOTS)).items()}
     recipe = Recipe(slots=(), settings=spec.settings, shape=spec.model.shape)
-    for slot, text in found.items():
-        recipe = recipe.holding(slot, text)
+    for site, texts in baseline_texts(spec, stack).items():
+        layers = [split(text, tuple(SLOTS)) for text in texts.split(";")]
+        for slot in SLOTS:
+            parts = [ast.unparse(one[slot]) if slot in one else "none" for one in layers]
+            recipe = recipe.holding(f"{site}{slot}", parts[0] if len(set(parts)) == 1 else "; ".join(parts))
     return recipe
 
 
-def check_candidates(spec: StudySpec) -> None:
+def check_candidates(spec: StudySpec, stack: Stack = "decoder") -> None:
     """Raises where a candidate is no value of its slot. Whether it fits the other slots, its own trial will tell.
 
     Raises:
-        SpecError: naming the slot and the candidate, with near names.
+        SpecError: naming the slot and the candidate, with near names; or a site that the stack does not have.
     """
-    for slot, texts in spec.space().items():
+    for place, texts in spec.space(stack).items():
+        slot = slot_of(place)
+        if site_of(place) and stack != "encoder-decoder":
+            raise SpecError(f"candidates.{place}: only tasks from sequence to sequence have an encoder and a decoder")
         for text in texts:
             for piece in text.split(";"):
                 value = _inside(piece) if slot == "position" else piece.strip()
@@ -103,7 +149,7 @@ def check_candidates(spec: StudySpec) -> None:
                 try:
                     mechanism_from_data(slot, value, registry)
                 except SpecError as error:
-                    raise SpecError(f"candidates.{slot}: {error}") from None
+                    raise SpecError(f"candidates.{place}: {error}") from None
 
 
 def joined(slot: str, held: str, added: str, order: tuple[str, ...]) -> str:
@@ -115,92 +161,119 @@ def joined(slot: str, held: str, added: str, order: tuple[str, ...]) -> str:
 
 def holds_several(slot: str) -> bool:
     """Whether a candidate of `slot` may stand beside another one."""
-    return slot in SEVERAL
+    return slot_of(slot) in SEVERAL
 
 
-def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int) -> RunSpec:
-    """The training run of `recipe` over `steps` steps, evaluated about ten times."""
+def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int, evaluations: int = EVALUATIONS) -> RunSpec:
+    """The training run of `recipe` over `steps` steps, evaluated about so many times."""
     settings = recipe.settings
-    every = max(1, -(-steps // 10))
+    every = max(1, -(-steps // evaluations))
     return RunSpec(
         data=spec.data,
         context=spec.context,
         batch=spec.batch,
         steps=steps,
         optimizer=OptimizerSpec(
-            name=settings.optimizer, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+            name=settings.optimizer,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
         ),
-        schedule=ScheduleSpec(name=settings.schedule, warmup=round(settings.warmup * steps), floor=settings.floor),
+        schedule=ScheduleSpec(name=settings.schedule, warmup=_warmup(settings, steps), floor=settings.floor),
         clip=ClipSpec(name=settings.clip, limit=settings.clip_limit),
         regularizer=spec.regularizer,
         precision=settings.precision,
         seed=seed,
         evaluate_every=every,
         evaluate_tokens=max(8 * spec.context, min(32_768, steps * spec.tokens_per_step // INTERIM)),
+        average=spec.average,
         checkpoint_every=every * max(1, 250 // every),
         diagnose_every=0,
     )
 
 
-def model_spec(recipe: Recipe, spec: StudySpec, *, vocab_size: int) -> ModelSpec:
+def _warmup(settings: Settings, steps: int) -> int:
+    if settings.warmup_steps is None:
+        return round(settings.warmup * steps)
+    return min(settings.warmup_steps, steps // 2)
+
+
+def model_spec(recipe: Recipe, spec: StudySpec, models: Models) -> ModelSpec:
     """The model of `recipe`, its parameters within `spec.tolerance` of the untuned baseline's.
 
     Raises:
         SpecError: the slots do not fit, or no width and hidden width meet the number of parameters.
     """
-    base = baseline_recipe(spec)
-    plain = _model(base, spec.model, spec.context, vocab_size, base.shape.width, spec.model.hidden)
-    target = count_parameters(plain)
+    base = baseline_recipe(spec, models.stack)
+    plain = _model(base, spec, models, base.shape.width, spec.model.hidden)
     if recipe.slots == base.slots and recipe.shape == base.shape:
         return plain
-    return _matched(recipe, spec.model, spec.context, vocab_size, target, spec.tolerance)
+    return _matched(recipe, spec, models, count_parameters(plain, models))
 
 
-def _matched(
-    recipe: Recipe, sizes: ModelSizes, context: int, vocab_size: int, target: int, tolerance: float
-) -> ModelSpec:
+def _matched(recipe: Recipe, spec: StudySpec, models: Models, target: int) -> ModelSpec:
     narrowest = recipe.shape.width // 2
     step = 2 * recipe.shape.heads  # an even number of columns in each head, which rotary positions need
     for width in range(recipe.shape.width, narrowest, -step):
-        first = count_parameters(_model(recipe, sizes, context, vocab_size, width, 1))
-        slope = count_parameters(_model(recipe, sizes, context, vocab_size, width, 2)) - first
+        first = count_parameters(_model(recipe, spec, models, width, 1), models)
+        slope = count_parameters(_model(recipe, spec, models, width, 2), models) - first
         hidden = 1 + round((target - first) / slope)
         if hidden < LEAST_HIDDEN * width:
             continue
-        found = _model(recipe, sizes, context, vocab_size, width, hidden)
-        if abs(count_parameters(found) - target) <= tolerance * target:
+        found = _model(recipe, spec, models, width, hidden)
+        if abs(count_parameters(found, models) - target) <= spec.tolerance * target:
             return found
     raise SpecError(
         f"no width from {recipe.shape.width} down to {narrowest} gives this attention the {target:,} parameters of the "
-        f"baseline within {tolerance:.0%}; leave the candidate out, or raise the tolerance"
+        f"baseline within {spec.tolerance:.0%}; leave the candidate out, or raise the tolerance"
     )
 
 
-def _model(
-    recipe: Recipe, sizes: ModelSizes, context: int, vocab_size: int, width: int, hidden: int | None
-) -> ModelSpec:
-    return ModelSpec(
-        vocab_size=vocab_size,
-        width=width,
-        depth=recipe.shape.depth,
-        context=context,
-        layers=recipe.layers(),
-        feed_forward=FeedForwardSpec(name=sizes.feed_forward, hidden=hidden),
-        position=recipe.added_position,
-        norm=sizes.norm,
-        norm_placement=sizes.norm_placement,
-        bias=sizes.bias,
-        tie_embeddings=sizes.tie_embeddings,
-        dropout=sizes.dropout,
-        attention_dropout=sizes.attention_dropout,
-    )
+def _model(recipe: Recipe, spec: StudySpec, models: Models, width: int, hidden: int | None) -> ModelSpec:
+    sizes, depth = spec.model, recipe.shape.depth
+
+    def stack(site: str, depth: int, encoder: ModelSpec | None) -> ModelSpec:
+        added = recipe.added_position(site)
+        return ModelSpec(
+            vocab_size=1,
+            width=width,
+            depth=depth,
+            context=spec.context,
+            layers=recipe.layers(site),
+            feed_forward=FeedForwardSpec(name=sizes.feed_forward, hidden=hidden),
+            position=added,
+            norm=sizes.norm,
+            norm_placement=sizes.norm_placement,
+            embedding_norm=sizes.embedding_norm,
+            bias=sizes.bias,
+            tie_embeddings=sizes.tie_embeddings,
+            # Beside sinusoids, whose size is 1, embeddings of the usual small size would not be seen.
+            scale_embeddings=sizes.scale_embeddings or added == "sinusoidal",
+            dropout=sizes.dropout,
+            attention_dropout=sizes.attention_dropout,
+            encoder=encoder,
+        )
+
+    encoder = stack("encoder.", sizes.encoder_depth or depth, None) if recipe.has_encoder else None
+    return models.complete(stack("", depth, encoder))
 
 
 @lru_cache(maxsize=512)
-def count_parameters(spec: ModelSpec) -> int:
+def count_parameters(spec: ModelSpec, models: Models) -> int:
     """Parameters of a model, tied ones once, without filling any."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Decoder(spec).parameters())
+    return models.count(spec)
+
+
+def _patterns(held: dict[str, list[str]]) -> list[str]:
+    """One text for each layer of a pattern; slots that alternate do so in step."""
+    length = math.lcm(*(len(parts) for parts in held.values()))
+    return [
+        ", ".join(
+            f"{slot}={parts[index % len(parts)]}" for slot, parts in held.items() if parts[index % len(parts)] != "none"
+        )
+        for index in range(length)
+    ]
 
 
 def _sum(text: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from attentune.search.result import (
     STAGES,
     ArmResult,
     Cost,
+    Measure,
     Scalar,
     StageResult,
     StudyResult,
@@ -47,32 +48,51 @@ def report_html(result: StudyResult, pictures: ReportPictures) -> str:
         lstrip_blocks=True,
     )
     environment.filters["shell"] = shlex.quote
-    series = curve_series(result)
+    series, measure = curve_series(result), result.objective.measure
     return environment.get_template("report.html.j2").render(
         result=result,
         words=wording,
+        measure=measure,
+        is_text=result.task == "lm",
         verdict=wording.verdict_sentences(result),
         tiles=_tiles(result),
         stages=stage_views(result),
-        curves=charts.learning_curves(series),
-        late_curves=charts.learning_curves(series, from_share=0.5),
+        curves=charts.learning_curves(series, measure=measure),
+        late_curves=charts.learning_curves(series, from_share=0.5, measure=measure),
         series=series,
         mark=charts.mark,
         costs=_cost_charts(result),
         gains=charts.gains(
-            [("tuning", result.tuning), ("attention", result.attention), *((one.what, one) for one in result.slots)]
+            [("tuning", result.tuning), ("attention", result.attention), *((one.what, one) for one in result.slots)],
+            measure,
         ),
         layers=_layer_pairs(pictures),
         tokens=next((one.tokens for one in (pictures.winner, pictures.baseline) if one is not None), ()),
         arms=[(_ARMS.get(arm.name, arm.name), arm, noise_band(arm.losses)) for arm in finalists(result)],
         trials=_trial_table(result.trials),
         bound_value=_bound_values(result),
+        figures=_figures(result),
     )
 
 
 def finalists(result: StudyResult) -> tuple[ArmResult, ...]:
     """Baseline, tuned baseline, winner, and the winner without each slot."""
     return (result.baseline, result.tuned, result.winner, *result.ablations)
+
+
+def _figures(result: StudyResult) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
+    """Of a task the names of all figures, and of each finalist what they are: the mean ± half of its interval."""
+    arms = finalists(result)
+    names = tuple(dict.fromkeys(name for arm in arms for name in arm.figures))
+
+    def cell(numbers: Sequence[float]) -> str:
+        if not numbers:
+            return wording.NONE
+        band = noise_band(numbers)
+        return f"{sum(numbers) / len(numbers):.4f}" + ("" if band is None else f" ± {band:.4f}")
+
+    rows = ((_ARMS.get(arm.name, arm.name), tuple(cell(arm.figures.get(name, ())) for name in names)) for arm in arms)
+    return names, tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -86,7 +106,7 @@ class Tile:
 
 
 def _tiles(result: StudyResult) -> tuple[Tile, ...]:
-    winner = result.winner
+    winner, measure = result.winner, result.objective.measure
     bits = [
         f"{sum(numbers) / len(numbers):.4f} bits per {unit}"
         for unit, numbers in (("character", winner.bits_per_character), ("byte", winner.bits_per_byte))
@@ -95,14 +115,21 @@ def _tiles(result: StudyResult) -> tuple[Tile, ...]:
     counted = [trial.status for trial in result.trials]
     statuses = ", ".join(f"{counted.count(name)} {name}" for name in ("pruned", "failed", "refused") if name in counted)
     tiles = [
-        Tile("winner's loss, nats per token", wording.loss_text(winner.loss), bits[0] if bits else "validation text"),
         Tile(
-            "tuning gained", wording.signed(result.tuning.gain), _band_note(result.tuning.band), result.tuning.verdict
+            f"winner's {measure.name}{', ' * bool(measure.unit)}{measure.unit}",
+            measure.text(winner.loss),
+            bits[0] if bits else f"validation {'text' if result.task == 'lm' else 'records'}",
+        ),
+        Tile(
+            "tuning gained",
+            wording.signed(result.tuning.gain),
+            _band_note(result.tuning.band, measure),
+            result.tuning.verdict,
         ),
         Tile(
             "attention alone gained",
             wording.signed(result.attention.gain),
-            _band_note(result.attention.band),
+            _band_note(result.attention.band, measure),
             result.attention.verdict,
         ),
         Tile("trials", wording.count_text(len(result.trials)), statuses or "all complete"),
@@ -115,12 +142,12 @@ def _tiles(result: StudyResult) -> tuple[Tile, ...]:
     if winner.latency_ms is not None:
         base = result.tuned.latency_ms
         against = f"tuned baseline {wording.cost_text('latency_ms', base)}" if base is not None else ""
-        tiles.append(Tile("latency of one token", wording.cost_text("latency_ms", winner.latency_ms), against))
+        tiles.append(Tile(measure.latency, wording.cost_text("latency_ms", winner.latency_ms), against))
     return tuple(tiles)
 
 
-def _band_note(band: float | None) -> str:
-    return "one seed: no noise band" if band is None else f"± {band:.4f} nats per token"
+def _band_note(band: float | None, measure: Measure) -> str:
+    return "one seed: no noise band" if band is None else f"± {band:.4f}{measure.of_unit}"
 
 
 @dataclass(frozen=True)
@@ -174,7 +201,10 @@ def _cost_charts(result: StudyResult) -> tuple[tuple[str, Markup], ...]:
     drawn = []
     for cost in COSTS:
         chart = charts.quality_against_cost(
-            cost_points(result, cost), wording.COST_NAMES[cost], partial(wording.cost_text, cost)
+            cost_points(result, cost),
+            wording.COST_NAMES[cost],
+            partial(wording.cost_text, cost),
+            result.objective.measure,
         )
         if chart is not None:
             drawn.append((wording.COST_NAMES[cost], chart))

@@ -1,8 +1,9 @@
 """What a study found: frozen values that hold everything the ledger, the report and the card tell.
 
-Units: losses and gains are nats per token, lower losses are better, and a positive gain means that the loss fell;
-times are seconds unless the name says milliseconds; memory is bytes. `StudyResult.to_json` and `StudyResult.from_json`
-are exact inverses.
+Units: losses and gains are nats per token, lower losses are better, and a positive gain means that the loss fell. Of a
+task what is called loss is minus its score (see `Measure`), so that a positive gain means that the score rose. Times
+are seconds unless the name says milliseconds; memory is bytes. `StudyResult.to_json` and `StudyResult.from_json` are
+exact inverses.
 """
 
 from __future__ import annotations
@@ -30,6 +31,40 @@ Amount = Annotated[FiniteFloat, Field(ge=0)]
 Curve = tuple[tuple[Count, FiniteFloat], ...]  # (training tokens so far, validation nats per token)
 
 
+class Measure(Frozen):
+    """What a study judges by.
+
+    Lower is better for everything that is kept, so of a score where higher is better the negative is kept; `shown`
+    gives the score back.
+    """
+
+    name: str = "loss"  # or the name of a task's score
+    unit: str = "nats per token"  # empty where the score has none
+    higher_is_better: bool = False
+    on_the_way: str = "validation loss, nats per token"  # what is measured in training, for learning curves
+    rises: bool = False  # whether more of that is better
+    latency: str = "latency of one token"
+
+    def shown(self, loss: float) -> float:
+        """What people call the number that is kept as `loss`."""
+        return -loss if self.higher_is_better else loss
+
+    def text(self, loss: float | None) -> str:
+        """The same, with four digits after the point; a dash where it is unknown."""
+        return "–" if loss is None else f"{self.shown(loss):.4f}"
+
+    @property
+    def of_unit(self) -> str:
+        """The unit behind a number, with a space before it."""
+        return f" {self.unit}" if self.unit else ""
+
+    @property
+    def goal(self) -> str:
+        """`minimise validation loss (nats per token)`, `maximise validation accuracy`."""
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{'maximise' if self.higher_is_better else 'minimise'} validation {self.name}{unit}"
+
+
 class TrialRecord(Frozen):
     """One training run of the study, or one that was refused before it began.
 
@@ -44,7 +79,8 @@ class TrialRecord(Frozen):
     # flat and read only: attention (text form), learning_rate, optimizer, schedule, batch, width ...
     settings: dict[str, Scalar] = Field(default_factory=dict)
     seeds: tuple[int, ...] = ()
-    loss: FiniteFloat | None = None  # validation nats per token; None where the run never got that far
+    loss: FiniteFloat | None = None  # what the study minimises, see Measure; None where the run never got that far
+    figures: dict[str, FiniteFloat] = Field(default_factory=dict)  # of a task: all that its scores say, by name
     bits_per_character: FiniteFloat | None = None
     bits_per_byte: FiniteFloat | None = None
     tokens: Count = 0  # trained on
@@ -77,7 +113,8 @@ class ArmResult(Frozen):
     attention: str  # text form
     settings: dict[str, Scalar] = Field(default_factory=dict)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    losses: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # validation nats per token, one for each seed
+    losses: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # one for each seed, see Measure
+    figures: dict[str, tuple[FiniteFloat, ...]] = Field(default_factory=dict)  # of a task, one for each seed
     bits_per_character: tuple[FiniteFloat, ...] = ()  # one for each seed, or empty
     bits_per_byte: tuple[FiniteFloat, ...] = ()
     parameters: Count | None = None
@@ -92,11 +129,14 @@ class ArmResult(Frozen):
             numbers = getattr(self, name)
             if len(numbers) != len(self.seeds) and (numbers or name == "losses"):
                 raise ValueError(f"{name} needs one number for each seed, got {len(numbers)} for {len(self.seeds)}")
+        for name, numbers in self.figures.items():
+            if len(numbers) != len(self.seeds):
+                raise ValueError(f"{name} needs one number for each seed, got {len(numbers)} for {len(self.seeds)}")
         return self
 
     @property
     def loss(self) -> float:
-        """Mean validation loss over the seeds, nats per token."""
+        """The mean over the seeds."""
         return sum(self.losses) / len(self.losses)
 
 
@@ -109,7 +149,7 @@ class Difference(Frozen):
 
     what: str  # "tuning", "attention", or the name of a slot
     detail: str = ""  # what was exchanged for what, e.g. "position=rotary -> none"
-    gain: FiniteFloat  # mean over the seeds, nats per token; positive is better
+    gain: FiniteFloat  # mean over the seeds, in the unit of what is judged by; positive is better
     band: Amount | None
     gains: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # one for each seed
     seeds: tuple[int, ...]
@@ -134,10 +174,9 @@ class Constraint(Frozen):
 
 
 class ObjectiveResult(Frozen):
-    """What the study minimised, under which bounds."""
+    """What the study made as good as it could, under which bounds."""
 
-    minimise: str = "validation loss"
-    unit: str = "nats per token"
+    measure: Measure = Measure()
     constraints: tuple[Constraint, ...] = ()
     regularizers: dict[str, float] = Field(default_factory=dict)  # name -> strength, those that were on for every arm
 
@@ -161,6 +200,9 @@ class DataResult(Frozen):
     vocabulary: Count
     train_tokens: Count
     validation_tokens: Count
+    train_records: Count | None = None  # of a task
+    validation_records: Count | None = None
+    test_records: Count | None = None
 
 
 class DeploymentCheck(Frozen):
@@ -174,7 +216,7 @@ class DeploymentCheck(Frozen):
 
 
 class Sample(Frozen):
-    """Text that the winner generated."""
+    """Text that the winner generated, or of a task what it predicted."""
 
     prompt: str
     text: str  # the continuation alone

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,15 @@ import numpy as np
 import torch
 from optuna.distributions import BaseDistribution
 
-from attentune.data.corpus import Corpus
-from attentune.models.build import build
 from attentune.search.analysis import cost_of
 from attentune.search.book import Book, Outcome, Reporter
 from attentune.search.progress import StudyProgress
-from attentune.search.recipe import Recipe, baseline_recipe, model_spec, run_spec
-from attentune.search.result import Cost, TrialRecord, TrialStage
+from attentune.search.recipe import EVALUATIONS, Recipe, baseline_recipe, model_spec, run_spec
+from attentune.search.result import Cost, Measure, TrialRecord, TrialStage
 from attentune.search.runner import Job, run_trial
 from attentune.search.space import SEARCH_SEED, StudySpec, parse_budget
 from attentune.search.strategy import Parameters
-from attentune.search.texts import shortened
-from attentune.training.loop import train
+from attentune.search.subject import Subject
 
 CALIBRATION_STEPS = 30
 MIXTURE = 1.35  # candidates cost about this much more time a step than the baseline, averaged over the default space
@@ -33,26 +30,33 @@ INTERIM_COST = 1.06  # what evaluations on the way add to the time of a step
 UNPRUNED_SHARE = 0.8  # of the planned steps, what is left after pruning
 RESERVE_SECONDS = 14.0  # for deployment: a fresh process, pictures, report
 RESERVE_SHARE = 0.04
+JUDGED_SHARE = 0.35  # of a search trial's time, at most, for what it is judged by
+FEWEST_JUDGED = 32  # tokens or records
 LEAST_STEPS = 16
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Measured on the baseline before anything else: seconds of a training step, and of predicting a token."""
+    """Measured on the baseline first: seconds of a training step, and of judging by one token or record."""
 
     step_seconds: float
-    evaluation_seconds: float
+    evaluation_seconds: float  # of each evaluation on the way
+    judging_seconds: float  # at the end
     trial_seconds: float  # of building and measuring, whatever the number of steps
+
+    def judged(self, evaluations: int) -> float:
+        """Seconds that a token or record costs over a whole run."""
+        return evaluations * self.evaluation_seconds + self.judging_seconds
 
 
 class Runs:
     """A study under way."""
 
-    def __init__(self, spec: StudySpec, corpus: Corpus, book: Book, progress: StudyProgress, *, device: str) -> None:
-        self.spec, self.corpus, self.book, self.progress, self.device = spec, corpus, book, progress, device
-        self.search_corpus = shortened(corpus, spec.search_validation_tokens)
+    def __init__(self, spec: StudySpec, subject: Subject, book: Book, progress: StudyProgress, *, device: str) -> None:
+        self.spec, self.subject, self.book, self.progress, self.device = spec, subject, book, progress, device
         self.budget = parse_budget(spec.budget)
-        self.base = baseline_recipe(spec)
+        self.base = baseline_recipe(spec, subject.models.stack)
+        self._searched: Subject | None = None
         self.planned = 0
         self._earlier = float(book.noted("elapsed", 0.0))
         self._begun = time.perf_counter()
@@ -61,6 +65,19 @@ class Runs:
     def elapsed(self) -> float:
         """Seconds that the study has taken, over all the times that it was started."""
         return self._earlier + time.perf_counter() - self._begun
+
+    @property
+    def measure(self) -> Measure:
+        """What is judged by."""
+        return self.subject.measure
+
+    @property
+    def searched(self) -> Subject:
+        """What the trials of the search are judged by; known once `search_steps` is."""
+        if self._searched is None:
+            self.search_steps()
+            self._searched = self.subject.searched(int(self.book.noted("search size")))
+        return self._searched
 
     @property
     def tokens_used(self) -> int:
@@ -83,7 +100,7 @@ class Runs:
         distributions: Mapping[str, BaseDistribution] | None = None,
         given: Parameters | None = None,
         pair: int | None = None,
-        corpus: Corpus | None = None,
+        subject: Subject | None = None,
         keep: bool = False,
         rivals: Sequence[TrialRecord] = (),
     ) -> Outcome:
@@ -93,6 +110,7 @@ class Runs:
         `pair` is the seed or fold of a final; a search trial has the seed of the search.
         """
         new = key not in self.book.outcomes
+        evaluations = self.subject.search_evaluations if pair is None else EVALUATIONS
 
         def run(number: int, parameters: Parameters, report: Reporter) -> Outcome:
             made = make if isinstance(make, Recipe) else make(number, parameters)
@@ -108,8 +126,9 @@ class Runs:
                 steps=steps,
                 seed=self.search_seed if pair is None else pair,
                 label=self.search_seed if pair is None else pair,
-                corpus=corpus or self.search_corpus,
+                subject=subject or self.searched,
                 folder=self.trial_folder(number),
+                evaluations=evaluations,
             )
             return run_trial(
                 job, self.spec, number=number, report=report, device=self.device, trained=self.progress.trained
@@ -122,6 +141,7 @@ class Runs:
             distributions=distributions,
             given=given,
             steps=steps,
+            evaluations=evaluations,
             rivals=rivals,
             prunes=stage != "evaluation",
         )
@@ -142,7 +162,7 @@ class Runs:
         return self.book.folder / "trials" / f"{number:04d}"
 
     def score(self, outcome: Outcome) -> float:
-        """What the objective makes of a trial, nats per token, lower is better; inf where it is out of the question."""
+        """What the objective makes of a trial, lower is better; inf where it is out of the question."""
         record = outcome.record
         if outcome.loss is None:
             return math.inf
@@ -169,40 +189,55 @@ class Runs:
         """Measured once; afterwards everything is counted in steps."""
 
         def measure() -> dict[str, float]:
-            model = build(model_spec(self.base, self.spec, vocab_size=self.corpus.vocab_size), seed=0).to(self.device)
+            models = self.subject.models
+            model = models.build(model_spec(self.base, self.spec, models), seed=0).to(self.device)
             run = run_spec(self.base, self.spec, steps=CALIBRATION_STEPS, seed=0)
             quick = run.replace(evaluate_every=CALIBRATION_STEPS, checkpoint_every=10 * CALIBRATION_STEPS)
-            small = replace(self.corpus, validation=shortened(self.corpus, 8192).validation)
-            train(model, small, quick.replace(steps=5))
-            found = train(model, small, quick)
-            step = self.spec.tokens_per_step / found.tokens_per_second
-            evaluation = max(0.0, found.seconds - step * CALIBRATION_STEPS) / len(small.validation)
-            return {"step_seconds": step, "evaluation_seconds": evaluation, "trial_seconds": 0.2 + 12 * step}
+            found = self.subject.timed(model, quick)
+            return {
+                "step_seconds": found.step,
+                "evaluation_seconds": found.evaluation,
+                "judging_seconds": found.judging,
+                "trial_seconds": 0.2 + 12 * found.step,
+            }
 
         return Calibration(**self.book.decided("calibration", measure))
 
     def search_runs(self) -> int:
         """About how many trials come before the finals."""
         spec = self.spec
-        candidates = sum(len(texts) for texts in spec.space().values())
+        candidates = sum(len(texts) for texts in spec.space(self.subject.models.stack).values())
         return 2 * spec.tuning.trials + 1 + candidates + 2 + spec.combinations
 
     def search_steps(self) -> int:
         """Steps of a search trial: as asked for, or what the budget's search share allows; decided once."""
 
         def decide() -> int:
-            if self.spec.search_steps is not None:
-                return self.spec.search_steps
+            size = self.subject.search_size(self.spec.search_validation_tokens)
+            steps = self.spec.search_steps
             share, runs = self.spec.search_share, self.search_runs()
             if self.budget.tokens is not None:
-                return max(LEAST_STEPS, int(share * self.budget.tokens / runs / self.spec.tokens_per_step))
+                self.book.note("search size", size)
+                steps = steps or max(LEAST_STEPS, int(share * self.budget.tokens / runs / self.spec.tokens_per_step))
+                return self.at_most(steps)
+            if steps is not None:
+                self.book.note("search size", size)
+                return self.at_most(steps)
             speed = self.calibration()
             assert self.budget.seconds is not None
             each = (share * self.budget.seconds - self.elapsed) / runs / MIXTURE
-            each -= speed.trial_seconds + speed.evaluation_seconds * len(self.search_corpus.validation)
-            return max(LEAST_STEPS, int(each / (INTERIM_COST * speed.step_seconds) / UNPRUNED_SHARE))
+            judged = speed.judged(self.subject.search_evaluations)
+            size = max(min(size, FEWEST_JUDGED), min(size, int(JUDGED_SHARE * each / max(judged, 1e-9))))
+            self.book.note("search size", size)
+            each -= speed.trial_seconds + judged * size
+            return self.at_most(max(LEAST_STEPS, int(each / (INTERIM_COST * speed.step_seconds) / UNPRUNED_SHARE)))
 
         return int(self.book.decided("search steps", decide))
+
+    def at_most(self, steps: int) -> int:
+        """`steps`, or as many as do not repeat the data too often."""
+        most = self.subject.most_steps(run_spec(self.base, self.spec, steps=steps, seed=0))
+        return steps if most is None else min(steps, most)
 
     def has_room(self, key: str, *, later: int) -> bool:
         """Whether the search may still afford the trial `key` when `later` trials must follow; decided once."""

@@ -14,7 +14,7 @@ from attentune.search.runs import Runs
 from attentune.search.strategy import Parameters
 from attentune.search.wording import signed
 
-NEAR = 0.01  # nats per token that a value may lie behind to be tried again in combinations
+NEAR = 0.01  # nats per token, or of a score, that a value may lie behind to be tried again in combinations
 
 
 def screen(runs: Runs, found: Found, stage: TrialStage, slot: str, texts: tuple[str, ...]) -> tuple[str, int]:

@@ -7,6 +7,9 @@ own mechanism is therefore tried by adding its name. Three forms go beyond a val
   by ` + `, as in `rotary + learned`;
 - `heads` may hold `multi_head`, `grouped` or `multi_query` without numbers, which then fit the number of heads at hand;
 - `;` separates the layers of a pattern, as in the mask `causal & window(16); causal`.
+
+Of an encoder-decoder the slots are those of the decoder's self-attention; `encoder.position` is the encoder's, and
+`cross.normalizer` that of what looks from one to the other.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attentune.errors import AttentuneError, SpecError, StudyError, near
+from attentune.errors import AttentuneError, SpecError, StudyError
+from attentune.search.candidates import Stack, check_places, default_candidates, flattened, in_order
 from attentune.search.result import FEWEST_SEEDS, Constraint, Cost
 from attentune.spec.codec import read_toml, to_toml
 from attentune.spec.run import DataSpec, RegularizerSpec
-from attentune.spec.slots import SLOTS
 from attentune.spec.value import Frozen
 
 Optimizer = Literal["adamw", "muon", "adagrad", "adafactor"]
@@ -33,13 +36,19 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
-ADDED: Final = ("none", "sinusoidal", "learned")  # positions that are added to the embeddings
-ADAPTIVITY: Final = ("scores", "normalizer", "head_mix", "combine", "similarity", "heads")
-LONG_RANGE: Final = ("position", "mask", "selector", "branches", "memory")
 _SHAPE = re.compile(r"(\d+)x(\d+)/(\d+)")
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|k-tokens|M-tokens|G-tokens|-tokens)")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "-tokens": 1, "k-tokens": 1e3, "M-tokens": 1e6, "G-tokens": 1e9}
 
+OF_TASKS: Final = (
+    "validation_path",
+    "test_path",
+    "drop_duplicates",
+    "epochs",
+    "average",
+    "baseline_encoder",
+    "baseline_cross",
+)
 SEARCH_SEED: Final = 1000  # added to the study's seed: the finals' seeds are never those of the search
 
 LEARNING_RATES: Final[dict[Optimizer, tuple[float, float]]] = {
@@ -92,12 +101,15 @@ class ModelSizes(Frozen):
     width: int = Field(default=128, ge=1)
     depth: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
-    feed_forward: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    encoder_depth: int | None = Field(default=None, ge=1)  # of an encoder beside a decoder; None: as deep as it
+    feed_forward: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh"] = "gelu"
     hidden: int | None = Field(default=None, ge=1)  # of the baseline; candidates are fitted to equal parameters
     norm: Literal["layer", "rms", "batch"] = "layer"
     norm_placement: Literal["pre", "post"] = "pre"
     bias: bool = False
     tie_embeddings: bool = True
+    scale_embeddings: bool = False  # x sqrt(width); always so where sinusoids are added, as in the paper of 2017
+    embedding_norm: bool = False  # normalise what enters the first layer
     dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
 
@@ -112,8 +124,11 @@ class Settings(Frozen):
     optimizer: Optimizer = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    beta1: Share = 0.9
+    beta2: Share = 0.99
     schedule: Schedule = "cosine"
     warmup: Share = 0.05  # share of the steps
+    warmup_steps: int | None = Field(default=None, ge=0)  # instead, up to half of the steps
     floor: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the peak learning rate
     clip: Clip = "norm"
     clip_limit: Positive = 1.0
@@ -147,12 +162,13 @@ class TuningSpace(Frozen):
 
 
 class ObjectiveSpec(Frozen):
-    """Validation loss in nats per token is minimised, within bounds and at a price for what is traded.
+    """Validation loss, or of a task its score, is made as good as it can be, within bounds and at a price.
 
-    `trade` gives for a cost the nats per token that halving it is worth (for tokens per second: that doubling it is).
+    `trade` gives for a cost what halving it is worth (for tokens per second: what doubling it is), in nats per token
+    or in the unit of the score.
     """
 
-    max_latency_ms: Positive | None = None  # of one generated token
+    max_latency_ms: Positive | None = None  # of one generated token, of a task one record
     min_tokens_per_second: Positive | None = None  # of training
     max_peak_bytes: Positive | None = None  # of tensors in one training step
     max_parameters: Positive | None = None
@@ -175,8 +191,13 @@ class ObjectiveSpec(Frozen):
 class StudySpec(Frozen):
     """One study: everything that decides what it does. Written to and read from `study.toml`."""
 
-    task: Literal["lm"] = "lm"
+    task: str = "lm"  # a language model, or a task with its options: "classify(text=review, label=stars)"
     data: DataSpec = DataSpec()
+    validation_path: str | None = None  # of tasks: records to judge by; None: drawn, the share data.validation
+    test_path: str | None = None  # of tasks: records that the finalists are measured on, which decide nothing
+    drop_duplicates: bool = False  # of tasks: leave training records out whose text stands in validation or test
+    epochs: Annotated[float, Field(gt=0)] | None = None  # of tasks: most passes of a run over its records; None: 30
+    average: int = Field(default=1, ge=1)  # of tasks: the mean of the weights at so many evaluations is judged
     model: ModelSizes = ModelSizes()
     context: int = Field(default=64, ge=2)  # tokens a row holds
     batch: int = Field(default=12, ge=1)  # rows of a step
@@ -188,10 +209,12 @@ class StudySpec(Frozen):
     tuning: TuningSpace = TuningSpace()
     regularizer: RegularizerSpec = RegularizerSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
-    baseline: str = "heads=multi_head, position=sinusoidal, mask=causal"  # the attention of 2017
+    baseline: str | None = None  # None: the attention of 2017, see `attentune.search.recipe`
+    baseline_encoder: str | None = None  # of an encoder beside a decoder; None: the same, mask=full
+    baseline_cross: str | None = None  # of what looks from a decoder to its encoder; None: heads=multi_head
     candidates: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # by slot; empty: the default space
     combinations: int = Field(default=4, ge=0)  # trials that combine the slots' best and second best
-    margin: Annotated[float, Field(ge=0)] = 0.002  # nats per token that a candidate must gain to be kept
+    margin: Annotated[float, Field(ge=0)] = 0.002  # that a candidate must gain to be kept: nats, or of the score
     seeds: tuple[int, ...] = (0, 1, 2)  # of the finals
     folds: int = Field(default=0, ge=0)  # finals on this many parts of the text instead; 0: on its validation part
     seed: int = Field(default=0, ge=0)  # of the search
@@ -199,13 +222,24 @@ class StudySpec(Frozen):
     plugin: str | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02  # by which parameters may differ from the baseline's
 
+    @field_validator("candidates", mode="before")
+    @classmethod
+    def _sites_may_be_tables(cls, candidates: Any) -> Any:
+        return flattened(candidates)
+
     @field_validator("candidates")
     @classmethod
     def _slots_exist(cls, candidates: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        for slot in candidates:
-            if slot not in SLOTS:
-                raise ValueError(f"candidates.{slot} is no slot; {near(slot, SLOTS)}")
+        check_places(candidates)
         return candidates
+
+    @model_validator(mode="after")
+    def _task_has_its_own(self) -> StudySpec:
+        if not self.is_task:
+            for name in OF_TASKS:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f'{name} is for tasks: name one, as in task = "classify(label=stars)"')
+        return self
 
     @model_validator(mode="after")
     def _pairs_suffice(self) -> StudySpec:
@@ -231,35 +265,14 @@ class StudySpec(Frozen):
     def tokens_per_step(self) -> int:
         return self.batch * self.context
 
-    def space(self) -> dict[str, tuple[str, ...]]:
-        """The candidates by slot, in the order in which the stages try them."""
-        chosen = self.candidates or default_candidates(self.context)
-        return {slot: chosen[slot] for slot in (*ADAPTIVITY, *LONG_RANGE) if chosen.get(slot)}
+    @property
+    def is_task(self) -> bool:
+        """Whether there are records with answers to be learned, and not a text."""
+        return self.task != "lm"
 
-
-def default_candidates(context: int) -> dict[str, tuple[str, ...]]:
-    """What a causal language model of this context may well gain from, at most six a slot.
-
-    Any other mechanism is named by the user; `configs/algebra.toml` names them all.
-    """
-    half, quarter = max(2, context // 2), max(2, context // 4)
-    block = max(2, context // 8)
-    return {
-        "scores": ("qk_norm", "residual_scores", "temperature", "soft_cap(30.0)", "adaptive_weight"),
-        "normalizer": ("softmax_off_by_one", "learned_sink", "entmax15"),
-        "head_mix": ("talking_heads",),
-        "combine": ("gate", "gate(per=element)", "value_residual", "differential"),
-        "heads": ("grouped",),
-        "position": ("learned", "rotary", "alibi", "t5", f"shaw({quarter})", "transformer_xl_relative"),
-        "mask": (
-            f"causal & window({half})",
-            f"causal & window({quarter}); causal",
-            f"causal & (window({quarter}) | sink(2))",
-        ),
-        "selector": (f"top_k_blocks({block}, 4)",),
-        "branches": ("lstm", "short_conv", "gated_delta", "layer_norm"),
-        "memory": (f"transformer_xl({context})",),
-    }
+    def space(self, stack: Stack = "decoder") -> dict[str, tuple[str, ...]]:
+        """The candidates by place, in the order in which the stages try them."""
+        return in_order(self.candidates or default_candidates(self.context, stack))
 
 
 def study_from_data(data: Mapping[str, Any], source: str = "study") -> StudySpec:

@@ -21,21 +21,22 @@ from collections.abc import Callable
 
 from attentune.errors import StudyError
 from attentune.search.book import Outcome
+from attentune.search.candidates import ADAPTIVITY, LONG_RANGE, slot_of
 from attentune.search.contenders import Contender, Found, best_of
 from attentune.search.recipe import Recipe
 from attentune.search.result import StageResult, TrialStage
 from attentune.search.runs import Runs
 from attentune.search.slots import combinations, screen
-from attentune.search.space import ADAPTIVITY, LONG_RANGE
 from attentune.search.strategy import Parameters, given_parameters, tuned, tuning_distributions
-from attentune.search.wording import constraint_text, loss_text
+from attentune.search.wording import constraint_text
 
 
 def objective(runs: Runs) -> Found:
     """Says what is minimised, measures the speed, and tunes the baseline."""
     spec = runs.spec
     bounds = ", ".join(constraint_text(bound) for bound in spec.objective.constraints()) or "no bounds"
-    runs.progress.stage_started("objective", f"minimise validation loss (nats per token), {bounds}; tune the baseline")
+    runs.progress.measured_by(runs.measure)
+    runs.progress.stage_started("objective", f"{runs.measure.goal}, {bounds}; tune the baseline")
     steps = runs.search_steps()
     runs.planned = runs.search_runs() + 6 * len(spec.pairs)
     contenders = _tuning(runs, "tuned baseline", "objective", "baseline", runs.base, first=None)
@@ -47,9 +48,9 @@ def objective(runs: Runs) -> Found:
         )
     untuned = contenders[0].outcome
     summary = (
-        f"Minimise validation loss in nats per token, {bounds}. The 2017 baseline was tuned with "
-        f"{len(contenders)} trials of {steps} steps: {loss_text(untuned.record.loss)} with its customary settings, "
-        f"{loss_text(best.outcome.loss)} at best."
+        f"{runs.measure.goal.capitalize()}, {bounds}. The 2017 baseline was tuned with "
+        f"{len(contenders)} trials of {steps} steps: {runs.measure.text(untuned.record.loss)} with its customary "
+        f"settings, {runs.measure.text(best.outcome.loss)} at best."
     )
     _over(runs, "objective", summary, _settings_text(best.recipe))
     found = Found(tuned=best, incumbent=best)
@@ -86,10 +87,11 @@ def parameters(runs: Runs, found: Found) -> Contender | None:
         found.tried[returned] = outcome
         if runs.score(outcome) < runs.score(found.tuned.outcome):
             found.tuned = Contender(returned, outcome)
+    shown = runs.measure.text
     summary = (
         f"The best candidate was tuned with {len(contenders)} trials, as the baseline was: "
-        f"{loss_text(candidate.outcome.loss)} before, {loss_text(best.outcome.loss)} after. The baseline was tried "
-        f"with the candidate's settings in return: it stands at {loss_text(found.tuned.outcome.loss)}."
+        f"{shown(candidate.outcome.loss)} before, {shown(best.outcome.loss)} after. The baseline was tried "
+        f"with the candidate's settings in return: it stands at {shown(found.tuned.outcome.loss)}."
     )
     _over(runs, "parameters", summary, _settings_text(best.recipe))
     return best
@@ -136,8 +138,8 @@ def _slots(
 ) -> None:
     before = found.incumbent
     decisions, skipped = [], 0
-    for slot, texts in runs.spec.space().items():
-        if slot in slots:
+    for slot, texts in runs.spec.space(runs.subject.models.stack).items():
+        if slot_of(slot) in slots:
             change, left_out = screen(runs, found, stage, slot, texts)
             skipped += left_out
             if change:
@@ -146,12 +148,13 @@ def _slots(
         decisions.append(change)
     count = sum(1 for one in runs.book.records() if one.stage == stage)
     summary = (
-        f"{count} candidates: {loss_text(before.outcome.loss)} before, {loss_text(found.incumbent.outcome.loss)} after."
+        f"{count} candidates: {runs.measure.text(before.outcome.loss)} before, "
+        f"{runs.measure.text(found.incumbent.outcome.loss)} after."
     )
     if skipped:
         summary += f" The budget left no room for {skipped} more."
     if stage == "long range":
-        summary += " " + context_text(found)
+        summary = f"{summary} {context_text(found)}".strip()
     _over(runs, stage, summary, "; ".join(decisions) or "nothing gained more than the margin")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from attentune.search.recipe import Recipe
+from attentune.search.recipe import EVALUATIONS, Recipe
 from attentune.search.result import Scalar
 from attentune.search.space import Settings, StudySpec, parse_shape
 
@@ -46,9 +46,11 @@ def make_sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
 class Halving(optuna.pruners.BasePruner):
     """Successive halving over the losses that were reported at the rungs; a pure function of them."""
 
-    def __init__(self, steps: int, rivals: Sequence[Mapping[int, float]] = ()) -> None:
+    def __init__(
+        self, steps: int, rivals: Sequence[Mapping[int, float]] = (), *, evaluations: int = EVALUATIONS
+    ) -> None:
         """`rivals` are trials of other phases to be measured against: validation loss by step."""
-        self.rungs, self.rivals = rung_steps(steps), rivals
+        self.rungs, self.rivals = rung_steps(steps, evaluations), rivals
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
         """Whether `trial` is not among the better half at the rung that it has just reached."""
@@ -76,9 +78,9 @@ def fixing(sampler: optuna.samplers.BaseSampler, given: Parameters) -> optuna.sa
         return optuna.samplers.PartialFixedSampler(dict(given), sampler)
 
 
-def rung_steps(steps: int) -> tuple[int, ...]:
-    """The steps at which a trial of `steps` steps may be ended; they are evaluation steps of every run."""
-    every = max(1, -(-steps // 10))
+def rung_steps(steps: int, evaluations: int = EVALUATIONS) -> tuple[int, ...]:
+    """The steps at which a trial of `steps` steps may be ended; they are evaluation steps of a run that has so many."""
+    every = max(1, -(-steps // evaluations))
     return tuple(sorted({max(1, round(share * steps / every)) * every for share in RUNGS}))
 
 

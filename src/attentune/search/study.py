@@ -1,9 +1,10 @@
-"""`optimize`: one study in six named stages, from text to a trained and explained model.
+"""`optimize`: one study in six named stages, from a text or the records of a task to a trained and explained model.
 
     objective -> adaptivity -> long range -> parameters -> evaluation -> deployment
 
 What each stage does stands in `attentune.search.stages`, `finals` and `deployment`. Everything lies in one folder:
-`study.toml`, `study.db` (the book), `ledger.csv`, `result.json`, `report.html` and `best/`. Calling `optimize` again
+`study.toml`, `study.db` (the book), `ledger.csv`, `result.json`, `report.html` and `best/`; of a task also `task/`,
+with what its model gets wrong. Calling `optimize` again
 with the same folder goes on where a killed study stopped, and returns at once when it is over.
 """
 
@@ -25,25 +26,28 @@ from typing import Any
 
 import torch
 
-from attentune.data.corpus import Corpus, load_corpus
-from attentune.errors import StorageError, StudyError
+from attentune.data.corpus import load_corpus
+from attentune.errors import SpecError, StorageError, StudyError
 from attentune.mechanisms import load_plugin, registry
 from attentune.models.storage import atomic_write, prepare_folder, storage_errors
 from attentune.search import finals as final_runs
 from attentune.search import stages
 from attentune.search.book import DATABASE, LEDGER, Book
 from attentune.search.card import model_card
-from attentune.search.deployment import deploy, picture, plan_text, sample
+from attentune.search.deployment import deploy, plan_text
 from attentune.search.finals import Finals, deployed_job
 from attentune.search.pictures import ReportPictures
 from attentune.search.progress import Quiet, StudyProgress
 from attentune.search.protocol import protocol
 from attentune.search.recipe import baseline_recipe, check_candidates, model_spec
 from attentune.search.report import write_report
-from attentune.search.result import STAGES, DataResult, ObjectiveResult, StageResult, StudyResult
+from attentune.search.result import STAGES, ObjectiveResult, StageResult, StudyResult
 from attentune.search.runner import trained_model
 from attentune.search.runs import Runs, pick_device
 from attentune.search.space import StudySpec, study_text
+from attentune.search.subject import Subject
+from attentune.search.task_subject import open_task
+from attentune.search.text_subject import TextSubject
 
 try:
     import fcntl
@@ -51,7 +55,8 @@ except ImportError:  # Windows: two processes on one study are not noticed there
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, RESULT, REPORT, BEST, LOCK, TRIALS = "study.toml", "result.json", "report.html", "best", ".lock", "trials"
-OWN = (DATABASE, f"{DATABASE}-journal", LEDGER, CONFIG, RESULT, REPORT, BEST, TRIALS)
+TASK_REPORT = "task"
+OWN = (DATABASE, f"{DATABASE}-journal", LEDGER, CONFIG, RESULT, REPORT, BEST, TRIALS, TASK_REPORT)
 
 
 def optimize(
@@ -62,7 +67,7 @@ def optimize(
     progress: StudyProgress | None = None,
     command: str | None = None,
 ) -> StudyResult:
-    """Finds the attention and the settings that serve a text best; trains, checks, explains and saves them.
+    """Finds the attention and the settings that serve a text, or a task, best; trains, checks, explains and saves them.
 
     Args:
         spec: everything that decides what the study does.
@@ -77,7 +82,7 @@ def optimize(
 
     Raises:
         StudyError: `out` holds another study, or another process is at work on it; or no baseline could be trained.
-        DataError, SpecError: the text or the spec cannot be used.
+        DataError, SpecError: the text, the records or the spec cannot be used.
         StorageError: `out` cannot be written.
     """
     folder = prepare_folder(out)
@@ -87,33 +92,47 @@ def optimize(
             _remove(folder)
         if spec.plugin is not None:
             load_plugin(spec.plugin, registry)
-        corpus = load_corpus(spec.data, context=spec.context, progress=progress.text_prepared)
+        subject = open_subject(spec, progress)
         # Before the folder is claimed: a mistake in baseline or candidates must not leave a study that cannot go on.
-        check_candidates(spec)
-        model_spec(baseline_recipe(spec), spec, vocab_size=corpus.vocab_size)
+        check_candidates(spec, subject.models.stack)
+        model_spec(baseline_recipe(spec, subject.models.stack), spec, subject.models)
         book = Book(folder, seed=spec.seed)
         try:
-            _claim(book, spec, corpus, folder)
+            _claim(book, spec, subject, folder)
             done = _finished(folder)
             if done is not None:
                 return done
             book.decided("command", lambda: command or shlex.join(["attentune", *sys.argv[1:]]))
             book.decided("started", lambda: datetime.now(UTC).isoformat())
-            return _Study(spec, corpus, book, progress, folder).run()
+            return _Study(spec, subject, book, progress, folder).run()
         finally:
             book.close()
+
+
+def open_subject(spec: StudySpec, progress: StudyProgress) -> Subject:
+    """The data of a study, read and tokenised.
+
+    Raises:
+        DataError, SpecError: see `load_corpus`, and `Task.fit`.
+    """
+    if spec.is_task:
+        return open_task(spec, progress=progress.text_prepared)
+    for name in ("lowercase", "header", "format"):
+        if getattr(spec.data, name):
+            raise SpecError(f'data.{name} is for tasks: name one, as in task = "classify(label=stars)"')
+    return TextSubject(load_corpus(spec.data, context=spec.context, progress=progress.text_prepared))
 
 
 @dataclass
 class _Study:
     spec: StudySpec
-    corpus: Corpus
+    subject: Subject
     book: Book
     progress: StudyProgress
     folder: Path
 
     def run(self) -> StudyResult:
-        runs = Runs(self.spec, self.corpus, self.book, self.progress, device=pick_device())
+        runs = Runs(self.spec, self.subject, self.book, self.progress, device=pick_device())
         found = stages.objective(runs)
         stages.adaptivity(runs, found)
         stages.long_range(runs, found)
@@ -128,12 +147,12 @@ class _Study:
         )
         model = trained_model(deployed_job(runs, finals, finals.deployed), self.spec, device=runs.device)
         best = self.folder / BEST
-        result = self._result(runs, finals).replace(plan=plan_text(model), sample=sample(model, self.corpus))
+        result = self._result(runs, finals).replace(plan=plan_text(model), sample=self.subject.sample(model))
         # The card describes the model that it lies beside.
         arm = {"winner": finals.winner, "tuned": finals.tuned, "baseline": finals.baseline}[finals.deployed]
         shipped = result.replace(winner=arm.replace(name="winner"))
         extra = {"run": {"study": result.name, "arm": finals.deployed, "seed": arm.seeds[0], "loss": arm.losses[0]}}
-        check = deploy(model, self.corpus, best, card=model_card(shipped), extra=extra, plugin=self.spec.plugin)
+        check = deploy(model, self.subject, best, card=model_card(shipped), extra=extra, plugin=self.spec.plugin)
         answer = "the same logits" if check.passed else "different logits"
         stage = StageResult(
             name="deployment",
@@ -141,9 +160,11 @@ class _Study:
             f"which got {answer} (largest difference {check.max_logit_difference:.2g}).",
             seconds=check.seconds,
         )
+        facts = {"study": f"the {finals.deployed} model of {self.folder.resolve().name}", "attention": arm.attention}
+        self.subject.report(model, self.folder / TASK_REPORT, facts)
         pictures = ReportPictures(
-            baseline=picture(trained_model(deployed_job(runs, finals, "baseline"), self.spec), self.corpus),
-            winner=picture(_winner_model(runs, finals, model), self.corpus),
+            baseline=self.subject.picture(trained_model(deployed_job(runs, finals, "baseline"), self.spec)),
+            winner=self.subject.picture(_winner_model(runs, finals, model)),
         )
         result = result.replace(deployment=check, stages=(*result.stages, stage), finished=datetime.now(UTC))
         write_report(result, pictures, self.folder / REPORT)
@@ -154,7 +175,7 @@ class _Study:
         return result
 
     def _result(self, runs: Runs, finals: Finals) -> StudyResult:
-        spec, corpus, book = self.spec, self.corpus, self.book
+        spec, book = self.spec, self.book
         notes = [book.noted(f"stage {name}") for name in STAGES]
         regularizers = {name: value for name, value in spec.regularizer.model_dump().items() if value}
         return StudyResult(
@@ -165,16 +186,11 @@ class _Study:
             machine=_machine(runs.device),
             seeds=spec.pairs,
             study_seed=spec.seed,
-            data=DataResult(
-                description=corpus.source,
-                fingerprint=corpus.fingerprint,
-                tokenizer=spec.data.tokenizer,
-                vocabulary=corpus.vocab_size,
-                train_tokens=len(corpus.train),
-                validation_tokens=len(corpus.validation),
+            data=self.subject.data(spec.data.tokenizer),
+            objective=ObjectiveResult(
+                measure=runs.measure, constraints=spec.objective.constraints(), regularizers=regularizers
             ),
-            objective=ObjectiveResult(constraints=spec.objective.constraints(), regularizers=regularizers),
-            protocol=protocol(spec, corpus),
+            protocol=protocol(spec, runs.subject, runs.searched.size),
             budget=spec.budget,
             tokens_used=runs.tokens_used,
             baseline=finals.baseline,
@@ -197,9 +213,12 @@ def _winner_model(runs: Runs, finals: Finals, deployed: Any) -> Any:
     return trained_model(deployed_job(runs, finals, "winner"), runs.spec)
 
 
-def _claim(book: Book, spec: StudySpec, corpus: Corpus, folder: Path) -> None:
+def _claim(book: Book, spec: StudySpec, subject: Subject, folder: Path) -> None:
     """Makes the folder this study's, or refuses it where it is another's."""
-    own = {"spec": spec.model_dump(mode="json", exclude={"data": {"path"}}), "text": corpus.fingerprint}
+    own = {
+        "spec": spec.model_dump(mode="json", exclude={"data": {"path"}, "validation_path": True, "test_path": True}),
+        "text": subject.fingerprint,
+    }
     held = book.decided("identity", lambda: own)
     if held == json.loads(json.dumps(own)):
         return

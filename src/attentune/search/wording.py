@@ -1,6 +1,7 @@
 """How the report and the card write numbers and verdicts: the same rounding and the same sentences everywhere.
 
-Losses and gains show four digits after the point, gains their sign and noise band; a gain within its band is noise.
+Losses, scores and gains show four digits after the point, gains their sign and noise band; a gain within its band is
+noise.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from attentune.search.result import Constraint, Cost, Difference, Scalar, StudyResult
+from attentune.search.result import Constraint, Cost, Difference, Measure, Scalar, StudyResult
 
 NONE: Final = "–"
 COST_NAMES: Final[Mapping[Cost, str]] = {
     "parameters": "parameters",
-    "latency_ms": "latency of one token",
+    "latency_ms": "latency",
     "seconds": "training time",
     "tokens_per_second": "training speed",
     "peak_bytes": "peak memory",
@@ -105,7 +106,7 @@ def settings_text(settings: Mapping[str, Scalar]) -> str:
 
 
 def constraint_text(bound: Constraint) -> str:
-    """The bound as a phrase: `latency of one token at most 5 ms`."""
+    """The bound as a phrase: `latency at most 5 ms`."""
     limits = []
     if bound.at_least is not None:
         limits.append(f"at least {cost_text(bound.cost, bound.at_least)}")
@@ -114,27 +115,32 @@ def constraint_text(bound: Constraint) -> str:
     return f"{COST_NAMES[bound.cost]} {' and '.join(limits) or 'unbounded'}"
 
 
-def judgement(subject: str, found: Difference, *, further: bool = False) -> str:
+def judgement(subject: str, found: Difference, measure: Measure, *, further: bool = False) -> str:
     """One plain sentence on what `subject` bought, for a reader who reads nothing else."""
-    pairs = f"{len(found.gains)} paired seeds"
+    pairs, name = f"{len(found.gains)} paired seeds", f"validation {measure.name}"
     if not found.enough_seeds:
         seeds = "one seed is" if len(found.gains) == 1 else "two seeds are"
-        return f"{subject} changed the loss by {gain_text(found)} (positive is better), but {seeds} not enough to tell."
-    size = f"{abs(found.gain):.4f} ± {found.band:.4f} nats per token ({pairs})"
+        return (
+            f"{subject} changed the {measure.name} by {gain_text(found)} (positive is better), "
+            f"but {seeds} not enough to tell."
+        )
+    size = f"{abs(found.gain):.4f} ± {found.band:.4f}{measure.of_unit} ({pairs})"
     if found.verdict == "gain":
-        return f"{subject} lowered the validation loss by {'a further ' if further else ''}{size}."
+        did = "raised" if measure.higher_is_better else "lowered"
+        return f"{subject} {did} the {name} by {'a further ' if further else ''}{size}."
     if found.verdict == "loss":
-        return f"{subject} made the validation loss worse by {size}."
-    return f"{subject} brought no improvement beyond noise: {gain_text(found)} nats per token ({pairs})."
+        return f"{subject} made the {name} worse by {size}."
+    return f"{subject} brought no improvement beyond noise: {gain_text(found)}{measure.of_unit} ({pairs})."
 
 
 def verdict_sentences(result: StudyResult) -> tuple[str, str]:
     """What tuning gained and what the attention alone gained, each with its band: the top of report and card."""
-    tuning = judgement("Tuning the baseline", result.tuning)
+    measure = result.objective.measure
+    tuning = judgement("Tuning the baseline", result.tuning, measure)
     tried = any(trial.arm == "candidate" and trial.status != "refused" for trial in result.trials)
     if result.winner.attention == result.tuned.attention and not tried:
         return tuning, "No candidate attention was tried: the budget was too small, so the baseline's own stays."
     if result.winner.attention == result.tuned.attention:
         return tuning, "No candidate attention was better than the tuned baseline's own, which therefore stays."
     further = result.tuning.verdict == "gain" and result.attention.verdict == "gain"
-    return tuning, judgement("The attention alone", result.attention, further=further)
+    return tuning, judgement("The attention alone", result.attention, measure, further=further)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,18 +59,19 @@ def score_labels(
     if expected.several:
         return _score_several(expected, predictions, records, asked, metrics)
     truth = [answer[0] for answer in expected.answers]
-    given = [str(one.value) for one in predictions]
+    given = ["" if one.value is None else str(one.value) for one in predictions]
     there = sorted(set(truth))
     values = {
         "accuracy": float(metrics.accuracy_score(truth, given)),
         "macro_f1": float(metrics.f1_score(truth, given, labels=there, average="macro", zero_division=0)),
         "weighted_f1": float(metrics.f1_score(truth, given, labels=there, average="weighted", zero_division=0)),
     }
+    details: dict[str, Any] = {"labels": list(expected.labels)}
     sure = [one.fields.get("probability") for one in predictions]
     if all(share is not None for share in sure):
         right = np.array([a == b for a, b in zip(truth, given, strict=True)])
-        values["calibration_error"] = calibration_error(np.array(sure, dtype=np.float64), right)
-    details: dict[str, Any] = {"labels": list(expected.labels)}
+        bins = calibration_bins(np.array(sure, dtype=np.float64), right)
+        values["calibration_error"], details["calibration"] = calibration_error(bins), bins
     details["confusion"] = metrics.confusion_matrix(truth, given, labels=list(expected.labels)).tolist()
     details["mistakes"] = mistakes(truth, predictions, records, asked=asked)
     text = str(metrics.classification_report(truth, given, labels=there, zero_division=0, digits=3))
@@ -87,11 +88,13 @@ def _score_several(
         return float(metrics.f1_score(truth, given, labels=there or None, average=average, zero_division=0))
 
     values = {"accuracy": float((truth == given).all(1).mean()), "macro_f1": f1("macro"), "micro_f1": f1("micro")}
+    details: dict[str, Any] = {"labels": list(expected.labels)}
     shares = [one.fields.get("probabilities") for one in predictions]
     if all(isinstance(share, dict) and len(share) == len(expected.labels) for share in shares):
         flat = np.array([[share[label] for label in expected.labels] for share in shares if share], dtype=np.float64)
         sure = np.maximum(flat, 1 - flat)
-        values["calibration_error"] = calibration_error(sure.ravel(), (truth == given).ravel())
+        bins = calibration_bins(sure.ravel(), (truth == given).ravel())
+        values["calibration_error"], details["calibration"] = calibration_error(bins), bins
     names = list(expected.labels)
     text = metrics.classification_report(truth, given, target_names=names, zero_division=0, digits=3)
     wrong = [row for row in range(len(records)) if (truth[row] != given[row]).any()][:MISTAKES]
@@ -104,17 +107,26 @@ def _score_several(
         }
         for row in wrong
     ]
-    return Scores(values, expected.metric, text=str(text), details={"labels": names, "mistakes": shown})
+    return Scores(values, expected.metric, text=str(text), details={**details, "mistakes": shown})
 
 
-def calibration_error(confidence: Float[np.ndarray, " N"], right: Bool[np.ndarray, " N"]) -> float:
-    """The expected calibration error (arXiv:1706.04599): |accuracy - confidence| over bins of equal width, by share."""
+def calibration_bins(confidence: Float[np.ndarray, " N"], right: Bool[np.ndarray, " N"]) -> list[dict[str, float]]:
+    """Of bins of equal width, as many as hold anything: mean confidence, share of right answers, and how many."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    error = 0.0
-    for number in np.unique(bins):
-        chosen = bins == number
-        error += abs(float(right[chosen].mean()) - float(confidence[chosen].mean())) * float(chosen.mean())
-    return error
+    return [
+        {
+            "confidence": float(confidence[bins == number].mean()),
+            "accuracy": float(right[bins == number].mean()),
+            "count": int((bins == number).sum()),
+        }
+        for number in np.unique(bins)
+    ]
+
+
+def calibration_error(bins: Sequence[Mapping[str, float]]) -> float:
+    """The expected calibration error (arXiv:1706.04599): |accuracy - confidence| over the bins, by what they hold."""
+    whole = sum(one["count"] for one in bins)
+    return sum(abs(one["accuracy"] - one["confidence"]) * one["count"] for one in bins) / max(whole, 1)
 
 
 def mistakes(

@@ -154,7 +154,7 @@ class FittedClassify(Fitted):
 
     def example(self, record: Record) -> Example:
         ids = self._rows([record])[0]
-        if not any(text_of(record, column).strip() for column in self.task.asked):
+        if not self._has_text(record):
             raise DataError(f"{record.where}: column {self.task.text!r} holds no text; leave such rows out")
         return Example(ids, self._targets(record))
 
@@ -197,16 +197,26 @@ class FittedClassify(Fitted):
 
     @torch.inference_mode()
     def predict(self, model: nn.Module, records: Sequence[Record]) -> list[Prediction]:
-        rows, device = self._rows(records), next(model.parameters()).device
+        asked = [place for place, one in enumerate(records) if self._has_text(one)]
+        rows, device = self._rows([records[place] for place in asked]), next(model.parameters()).device
         model.eval()
-        found: list[Prediction | None] = [None] * len(rows)
+        found = [self._nothing() for _ in records]
         for chosen in in_batches(rows):
             ids, layout = padded([rows[row] for row in chosen], self.tokenizer.pad, device)
             logits = model(ids, layout).logits[:, 0].float()
             shares = logits.sigmoid() if self.task.several else logits.softmax(-1)
             for row, share in zip(chosen, shares.double().cpu().numpy(), strict=True):
-                found[row] = self._prediction(share)
-        return [one for one in found if one is not None]
+                found[asked[row]] = self._prediction(share)
+        return found
+
+    def _has_text(self, record: Record) -> bool:
+        return any(text_of(record, column).strip() for column in self.task.asked)
+
+    def _nothing(self) -> Prediction:
+        """What is said of a record without text: no label, or of several none of them, with no probability."""
+        if self.task.several:
+            return Prediction([], {"probabilities": dict.fromkeys(self.labels, 0.0)})
+        return Prediction(None, {"probability": 0.0, "probabilities": {}})
 
     def _prediction(self, shares: Float[np.ndarray, " C"]) -> Prediction:
         if self.task.several:

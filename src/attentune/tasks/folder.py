@@ -14,7 +14,7 @@ from torch import nn
 from attentune.data.records import Record
 from attentune.errors import CheckpointError, DataError, SpecError
 from attentune.mechanisms import registry
-from attentune.models.checkpoint import CONFIG, WEIGHTS, fill_weights, read_config, read_weights, write_model
+from attentune.models.checkpoint import CARD, CONFIG, WEIGHTS, fill_weights, read_config, read_weights, write_model
 from attentune.models.storage import atomic_folder, settle
 from attentune.spec.codec import model_from_data
 from attentune.tasks.registry import task_named
@@ -67,9 +67,17 @@ class TaskModel:
 
 
 def save_task_model(
-    folder: str | Path, model: nn.Module, spec: Any, fitted: Fitted, *, extra: Mapping[str, Any] | None = None
+    folder: str | Path,
+    model: nn.Module,
+    spec: Any,
+    fitted: Fitted,
+    *,
+    card: str | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the model and its task to `folder`, whole or not at all; what stood there is replaced.
+
+    `card` is the text of README.md, `extra` is plain data that `config.json` keeps beside the spec.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -79,6 +87,8 @@ def save_task_model(
         fitted.save(new)
         task = fitted.task.model_dump(mode="json")
         write_model(new, model, spec, {"task": {"kind": task.pop("kind"), "options": task}}, extra)
+        if card is not None:
+            (new / CARD).write_text(card, encoding="utf-8")
     return target
 
 

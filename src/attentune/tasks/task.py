@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attentune.data.batches import MicroBatch
 from attentune.data.records import Record
@@ -177,6 +177,14 @@ class Fitted(ABC):
     @abstractmethod
     def baseline(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, Scores]:
         """Simple answers to hold a model against, by name: the majority, the first sentences, word overlap."""
+
+    def attention(self, model: nn.Module, record: Record) -> tuple[list[str], list[str], Tensor] | None:
+        """Where the model looked for what it says of a record: tokens it read, tokens it wrote, weights [wrote, read].
+
+        None for a task that answers in no text of its own.
+        """
+        del model, record
+        return None
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -23,6 +23,7 @@ from attentune.training.result import StopTraining, TrainResult
 from attentune.training.schedules import learning_rate_share
 from attentune.training.session import Session
 from attentune.training.source import Remembering, Source, TextSource
+from attentune.training.start import warn_of_drowned_tokens
 from attentune.training.state import remove_checkpoints
 from attentune.training.trackers import Tracker
 
@@ -68,6 +69,8 @@ def train(
         session = Session(model, source, run, prepare_folder(folder) if folder is not None else None)
         if session.folder is not None:
             session.resume() if resume else remove_checkpoints(session.folder)
+        if session.step == 0:
+            warn_of_drowned_tokens(model)
         for tracker in trackers:
             tracker.start(session.identity(), step=session.step)
         try:

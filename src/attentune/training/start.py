@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import warnings
 from math import sqrt
 
 import torch
 from torch import nn
 
+from attentune.layers.embedding import Embedding
 from attentune.training.optimizers import decays, role
+
+DROWNED = 0.1  # size of embeddings beside sinusoids of size 1
+
+
+class StartWarning(UserWarning):
+    """Weights that training will hardly get away from."""
+
+
+@torch.no_grad()
+def warn_of_drowned_tokens(model: nn.Module) -> None:
+    """Warns where sinusoids, whose size is 1, are added to embeddings that are much smaller: a model learns nothing.
+
+    The paper that adds them (arXiv:1706.03762, section 3.4) multiplies embeddings by sqrt(width) for that reason.
+    """
+    for module in model.modules():
+        if isinstance(module, Embedding) and module.position == "sinusoidal":
+            size = float(module.table.std()) * module.factor
+            if size < DROWNED:
+                warnings.warn(
+                    f"position=sinusoidal adds numbers of size 1 to embeddings of size {size:.2g}, which are hardly "
+                    "seen beside them: set scale_embeddings=true, or use another position such as rotary",
+                    StartWarning,
+                    stacklevel=3,
+                )
+                return
 
 
 @torch.no_grad()

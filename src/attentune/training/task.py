@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from attentune.data.records import Record
+from attentune.data.splits import duplicates, without
+from attentune.data.streams import Progress as Reading
 from attentune.errors import DataError
 from attentune.evaluation.task_report import Figure
 from attentune.layers.low_rank import merge_adapters
 from attentune.spec.model import ModelSpec
-from attentune.spec.run import RunSpec
-from attentune.tasks.task import Fitted, Scores
+from attentune.spec.run import DataSpec, RunSpec
+from attentune.tasks.reading import drawn_apart, read
+from attentune.tasks.task import Fitted, Scores, Task
 from attentune.training.loop import train
 from attentune.training.reporting import Progress
 from attentune.training.result import TrainResult
@@ -36,6 +39,54 @@ class Parts:
         for name in ("train", "validation"):
             if not getattr(self, name):
                 raise DataError(f"there are no records to {'train on' if name == 'train' else 'choose the best by'}")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many records each part has, and how many stand in two of them."""
+
+    train: int
+    validation: int
+    test: int
+    duplicates: Mapping[str, int]  # by part, those that also stand among the training records
+    dropped: bool  # whether these were left out of the training records
+
+    def text(self) -> str:
+        """`8,000 train, 1,000 validation; 3 of validation also in train`."""
+        counts = {"train": self.train, "validation": self.validation, "test": self.test}
+        text = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        what = "left out of train" if self.dropped else "also in train"
+        return text + "".join(f"; {number:,} of {name} {what}" for name, number in self.duplicates.items())
+
+
+def read_parts(
+    task: Task,
+    data: DataSpec,
+    *,
+    validation_path: str | None,
+    test_path: str | None,
+    drop_duplicates: bool,
+    progress: Reading | None = None,
+) -> tuple[Parts, Counts]:
+    """The records of each part; without a file of their own, those to validate by are drawn from the training records.
+
+    Raises:
+        DataError: a file cannot be read, with its line; or `data` names none.
+    """
+    if data.path is None:
+        raise DataError("a task needs records: name their file with --data")
+    train = read(task, data.path, data, progress=progress)
+    test = [] if test_path is None else read(task, test_path, data, progress=progress)
+    if validation_path is not None:
+        validation = read(task, validation_path, data, progress=progress)
+    else:
+        train, validation = drawn_apart(task, train, data.validation)
+    parts = {"validation": validation, "test": test}
+    found = {name: duplicates(train, others, task.asked, names=("training", name)) for name, others in parts.items()}
+    twice = {name: len(one.test) for name, one in found.items() if one.test}
+    if drop_duplicates:
+        train = without(train, {place for one in found.values() for place in one.train})
+    return Parts(train, validation, test), Counts(len(train), len(validation), len(test), twice, drop_duplicates)
 
 
 @dataclass(frozen=True)
@@ -91,7 +142,6 @@ def train_task(
     best = source.take_best(model)
     assert best is not None  # training ends with a measurement
     merge_adapters(model)
-    fitted.settle(model, parts.validation)
     return TaskRun(
         seed=run.seed,
         model=model,

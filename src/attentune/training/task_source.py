@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -69,6 +70,13 @@ class TaskSource:
         self._lengths = np.array([one.length for one in self.train], dtype=np.int64)
         self._steps = 0
 
+    def judged_by(self, validation: Sequence[Record]) -> TaskSource:
+        """The same training examples, measured on other records; of a run it knows nothing."""
+        other = copy.copy(self)
+        other.validation, other._records = [self.fitted.example(one) for one in validation], list(validation)
+        other.remember({}, {})
+        return other
+
     @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(b"attentune task 1")
@@ -116,7 +124,7 @@ class TaskSource:
         return at
 
     def evaluate(self, model: nn.Module, run: RunSpec, *, last: bool) -> tuple[float, LanguageScore | None]:
-        """The mean loss of a scored target of the validation records in nats, without label smoothing.
+        """The mean loss of a scored target of the validation records in nats, weighted as in training, not smoothed.
 
         Where the task is chosen by its score, the records are also predicted and scored. The best weights are kept.
         With `run.average` above 1 it is the mean of the weights at the last evaluations that is measured and kept
@@ -147,6 +155,7 @@ class TaskSource:
         """Puts the weights that did best into `model`, and says how good they were; None where none were measured."""
         if self.best is not None:
             load_tensors(model, self._best_weights)
+            self.fitted.settle(model, self._records)
         return self.best
 
     def remembered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -198,10 +207,21 @@ def mean_loss(model: nn.Module, fitted: Fitted, examples: Sequence[Example], *, 
 
 
 def summed_loss(logits: Tensor, part: MicroBatch) -> Tensor:
-    """The loss of all scored targets together: of classes, or of labels that hold or not where targets are floats."""
+    """The loss of all scored targets together: of classes, or of labels that hold or not where targets are floats.
+
+    Rare classes weigh in it as they do in training.
+    """
     if part.targets.is_floating_point():
-        return F.binary_cross_entropy_with_logits(logits.float(), part.targets, reduction="sum")
-    return F.cross_entropy(logits.float().flatten(0, -2), part.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return F.binary_cross_entropy_with_logits(
+            logits.float(), part.targets, pos_weight=part.class_weights, reduction="sum"
+        )
+    return F.cross_entropy(
+        logits.float().flatten(0, -2),
+        part.targets.flatten(),
+        weight=part.class_weights,
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
 
 
 def _scored(example: Example) -> int:

@@ -1,0 +1,236 @@
+"""Whole studies of tasks at a tiny size: the six steps, what they leave behind, kills, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import attentune
+from attentune.cli import main
+from attentune.cli.study_view import study_text
+from attentune.errors import AttentuneError, DataError, SpecError
+from attentune.search.book import Outcome
+from attentune.search.ledger import read_ledger
+from attentune.search.progress import Quiet
+from attentune.search.recipe import baseline_recipe, check_candidates, model_spec
+from attentune.search.result import STAGES, Measure, StudyResult, TrialRecord
+from attentune.search.space import ModelSizes, StudySpec, TuningSpace, read_study
+from attentune.search.study import open_subject, optimize
+from attentune.spec.run import DataSpec
+from search.test_study import Listener, comparable
+from search.tiny_task import tiny_task, write_records
+from tasks.sequences import numbers
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: classifiers are scored with it")
+STOCKS = Path(__file__).resolve().parents[3] / "shared" / "data" / "stockemotions"
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_records(tmp_path_factory.mktemp("records"))
+
+
+@pytest.fixture(scope="module")
+def study(records: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyResult, Path, Listener]:
+    torch.set_num_threads(1)
+    folder, listener = tmp_path_factory.mktemp("study"), Listener()
+    return optimize(tiny_task(records), out=folder, progress=listener, command="attentune optimize"), folder, listener
+
+
+def test_the_six_stages_maximise_the_score(study: tuple[StudyResult, Path, Listener], records: Path) -> None:
+    result, folder, listener = study
+    assert tuple(listener.stages) == STAGES
+    measure = result.objective.measure
+    assert (measure.name, measure.higher_is_better, result.task) == ("macro_f1", True, "classify(metric=macro_f1)")
+    done = [trial for trial in result.trials if trial.status == "complete"]
+    assert all(trial.loss == -trial.figures["macro_f1"] for trial in done)
+    assert all(-1 <= trial.loss <= 0 for trial in done if trial.loss is not None)
+    assert result.attention.gain == pytest.approx(result.tuned.loss - result.winner.loss)
+    assert {arm.seeds for arm in (result.baseline, result.tuned, result.winner, *result.ablations)} == {(0, 1, 2)}
+    assert all(len(arm.figures["accuracy"]) == 3 for arm in (result.baseline, result.winner))
+    assert read_study(folder / "study.toml") == tiny_task(records)
+    assert read_ledger(folder / "ledger.csv") == result.trials
+    assert StudyResult.from_json((folder / "result.json").read_text()) == result
+
+
+def test_the_shipped_model_predicts_as_the_ledger_says(
+    study: tuple[StudyResult, Path, Listener], records: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result, folder, _ = study
+    assert result.deployment is not None and result.deployment.passed
+    model = attentune.load(folder / "best")
+    held = open_subject(tiny_task(records), Quiet()).parts.validation  # type: ignore[attr-defined]
+    arm = result.winner if result.attention.verdict == "gain" else result.tuned
+    arm = result.baseline if "untuned" in result.stages[4].decision else arm
+    assert model.score(held).values["macro_f1"] == pytest.approx(-arm.losses[0])
+    assert main(["predict", str(folder), "--input", str(records), "--output", str(tmp_path / "out.jsonl")]) == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 100
+    assert main(["evaluate", str(folder), "--data", str(records), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 100
+
+
+def test_what_there_is_to_read_speaks_of_the_score(study: tuple[StudyResult, Path, Listener]) -> None:
+    result, folder, _ = study
+    html, card = (folder / "report.html").read_text(), (folder / "best" / "README.md").read_text()
+    assert "Maximise validation macro_f1" in html
+    assert "nats per token" not in html + card
+    assert f"{-result.winner.loss:.4f}" in html
+    assert "attentune predict" in card and "attentune generate" not in card + html
+    told = (folder / "task" / "report.md").read_text()
+    assert "majority" in told and "calibration.png" in told
+    assert (folder / "task" / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    shown = study_text(result, folder)
+    assert f"tuned     {-result.tuned.loss:.4f} macro_f1" in shown
+    assert f"attentune predict {result.deployment.model if result.deployment else ''} --input" in shown
+
+
+def test_noise_is_said_to_be_noise(study: tuple[StudyResult, Path, Listener]) -> None:
+    result, _, _ = study
+    assert result.attention.band is not None
+    said = "no improvement beyond noise" in study_text(result, Path("x"))
+    assert said == ("noise" in (result.attention.verdict, result.tuning.verdict))
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(130, marks=pytest.mark.slow)])
+def test_a_killed_study_goes_on_to_the_same_result(
+    study: tuple[StudyResult, Path, Listener], records: Path, tmp_path: Path, count: int
+) -> None:
+    expected, _, _ = study
+    program = [sys.executable, "-m", "search.tiny_task", str(records), str(tmp_path), str(count)]
+    tests = Path(__file__).resolve().parent.parent
+    died = subprocess.run(program, cwd=tests, check=False, capture_output=True)
+    assert died.returncode == -9, died.stderr.decode()
+    before = read_ledger(tmp_path / "ledger.csv")
+    assert before
+    listener = Listener()
+    result = optimize(tiny_task(records), out=tmp_path, progress=listener, command="attentune optimize")
+    assert comparable(result) == comparable(expected)
+    assert not set(listener.started) & {trial.number for trial in before}
+
+
+def test_other_records_or_another_task_are_refused(study: tuple[StudyResult, Path, Listener], records: Path) -> None:
+    _, folder, _ = study
+    with pytest.raises(AttentuneError, match=r"another configuration: task was"):
+        optimize(tiny_task(records, task="classify"), out=folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"task": "clasify"}, "unknown task 'clasify'; did you mean 'classify'"),
+        ({"task": "classify(label=stars)"}, "no column 'stars'"),
+        ({"data": DataSpec()}, "a task needs records: name their file with --data"),
+        ({"candidates": {"encoder.position": ("rotary",)}}, "only tasks from sequence to sequence have an encoder"),
+        ({"candidates": {"position": ("rotray",)}}, "candidates.position: .*did you mean 'rotary'"),
+        ({"baseline_cross": "heads=2"}, "baseline_encoder and baseline_cross are for tasks from sequence to sequence"),
+    ],
+)
+def test_mistakes_are_found_before_the_folder_is_claimed(
+    records: Path, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(AttentuneError, match=says):
+        optimize(tiny_task(records, **changes), out=tmp_path)
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_what_is_for_tasks_is_refused_for_a_text() -> None:
+    with pytest.raises(SpecError, match="epochs is for tasks"):
+        StudySpec(epochs=3)
+    with pytest.raises(DataError, match="a task needs records"):
+        open_subject(StudySpec(task="classify"), Quiet())
+
+
+def test_no_run_repeats_the_records_too_often(records: Path) -> None:
+    subject = open_subject(tiny_task(records, epochs=2), Quiet())
+    run = attentune.RunSpec(context=16, batch=4)
+    assert subject.most_steps(run) == 2 * subject.source.buckets(run).per_pass  # type: ignore[union-attr]
+
+
+def test_folds_hold_out_every_record_once(records: Path) -> None:
+    subject = open_subject(tiny_task(records), Quiet())
+    folds = [subject.fold(4, number) for number in range(4)]
+    held = [one.where for fold in folds for one in fold.parts.validation]  # type: ignore[attr-defined]
+    assert len(held) == len(set(held)) == 100
+    assert len({fold.fingerprint for fold in folds}) == 4
+    few = subject.searched(7)
+    assert (few.size, len(few.source.validation), subject.size) == (7, 7, 30)  # type: ignore[union-attr]
+
+
+def translation(path: Path, **changes: object) -> StudySpec:
+    lines = ["de\ten", *sorted({f"{one['de']}\t{one['en']}" for one in numbers(60)})]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    spec = StudySpec(
+        task="translate(source=de, target=en, beam=1)",
+        data=DataSpec(path=str(path), tokenizer="word", vocab_size=300, validation=0.2),
+        model=ModelSizes(width=16, depth=1, heads=2),
+        context=12,
+        batch=8,
+        budget="60k-tokens",
+        steps=8,
+        search_steps=8,
+        tuning=TuningSpace(trials=1),
+        candidates={"encoder.position": ("rotary",), "cross.scores": ("qk_norm",), "position": ("rotary",)},
+        combinations=0,
+        margin=0.0,
+    )
+    return spec.replace(**changes)
+
+
+def test_candidates_stand_in_the_encoder_in_the_decoder_and_between(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    spec = translation(tmp_path / "numbers.tsv", candidates={})
+    models = open_subject(spec, Quiet()).models
+    base = baseline_recipe(spec, "encoder-decoder")
+    plain = model_spec(base, spec, models)
+    assert plain.encoder is not None and plain.scale_embeddings and plain.encoder.scale_embeddings
+    assert (plain.encoder.layers[0].attention.mask.kind, plain.layers[0].attention.mask.kind) == ("full", "causal")
+    check_candidates(spec, "encoder-decoder")
+    target = models.count(plain)
+    for place, texts in spec.space("encoder-decoder").items():
+        for text in texts:
+            found = model_spec(base.holding(place, text), spec.replace(tolerance=0.2), models)
+            assert abs(models.count(found) - target) <= 0.2 * target
+            changed = (found.encoder != plain.encoder, found.layers != plain.layers)
+            if place.startswith("cross."):
+                assert found.layers[0].cross != plain.layers[0].cross
+            assert changed[0] if place.startswith("encoder.") else changed[1]
+
+
+@pytest.mark.slow
+def test_a_translator_is_optimised_and_its_attention_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    torch.set_num_threads(1)
+    result = optimize(translation(tmp_path / "numbers.tsv"), out=tmp_path / "study", command="attentune optimize")
+    assert result.objective.measure.name == "bleu"
+    assert {"encoder.position", "cross.scores"} <= {
+        key.split("/")[1] for key in ("screening/encoder.position/rotary", "screening/cross.scores/qk_norm")
+    }
+    assert "encoder: " in result.baseline.attention and "cross=attention" in result.baseline.attention
+    assert result.deployment is not None and result.deployment.passed
+    assert (tmp_path / "study" / "task" / "attention-1.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STOCKS.exists(), reason="the real data of stockemotions are not beside the repository")
+def test_real_records_are_optimised_within_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path(__file__).resolve().parents[2] / "configs" / "stockemotions.toml"
+    arguments = ["--config", str(config), "--data", str(STOCKS / "train_stockemo.csv")]
+    arguments += ["--validation-path", str(STOCKS / "val_stockemo.csv")]
+    arguments += ["--test-path", str(STOCKS / "test_stockemo.csv")]
+    arguments += ["--budget", "150k-tokens", "--tuning.trials", "1", "--combinations", "0"]
+    assert main(["optimize", *arguments, "--out", str(tmp_path), "--json"]) == 0
+    result = StudyResult.from_json(capsys.readouterr().out)
+    assert result.data.test_records == 1000
+    assert result.tokens_used < 1.6 * 150_000
+    assert all("test macro_f1" in arm.figures for arm in (result.baseline, result.winner))
+
+
+def test_a_record_knows_its_figures() -> None:
+    record = TrialRecord(number=0, stage="objective", arm="a", status="complete", loss=-0.5, figures={"accuracy": 0.5})
+    assert Measure(name="accuracy", unit="", higher_is_better=True).text(Outcome(record).loss) == "0.5000"
