@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from attentune.cli import main
-from attentune.cli.train import FeedForwardOptions, HaltingOptions, ModelOptions, Options
+from attentune.cli.train import FeedForwardOptions, HaltingOptions, ModelOptions, NgramOptions, Options
 from attentune.cli.training import model_spec
 from attentune.data.tokenizers import train_tokenizer
 from attentune.errors import SpecError
@@ -20,6 +20,7 @@ from attentune.models.build import build
 from attentune.models.checkpoint import save_model
 from attentune.spec.halting import HaltingSpec
 from attentune.spec.model import FeedForwardSpec, ModelSpec
+from attentune.spec.ngrams import NgramSpec
 from attentune.spec.run import RunSpec
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -45,12 +46,25 @@ def train(capsys: pytest.CaptureFixture[str], text: Path, out: Path, *more: str)
 
 
 def test_the_options_of_a_model_are_the_fields_of_its_spec() -> None:
-    pairs = ((ModelOptions, ModelSpec), (FeedForwardOptions, FeedForwardSpec), (HaltingOptions, HaltingSpec))
+    pairs = (
+        (ModelOptions, ModelSpec),
+        (FeedForwardOptions, FeedForwardSpec),
+        (HaltingOptions, HaltingSpec),
+        (NgramOptions, NgramSpec),
+    )
     for options, spec in pairs:
         decided = {"vocab_size", "context"} if spec is ModelSpec else set()
         assert set(options.model_fields) == set(spec.model_fields) - decided
         for name, field in options.model_fields.items():
-            if name not in ("layers", "feed_forward", "halting", "weight", "encoder"):  # no weight: nothing halts
+            if name not in (
+                "layers",
+                "feed_forward",
+                "halting",
+                "weight",
+                "ngrams",
+                "longest",
+                "encoder",
+            ):  # left out: none
                 assert field.default == spec.model_fields[name].default, name
 
 
@@ -67,6 +81,18 @@ def test_options_become_the_spec_they_say() -> None:
     assert (spec.width, spec.vocab_size, spec.context, spec.norm, spec.dropout) == (48, 65, 32, "rms", 0.25)
     assert [str(layer.attention) for layer in spec.layers] == list(options.layers)
     assert spec.feed_forward == FeedForwardSpec(name="swiglu")
+
+
+def test_pieces_have_vectors_where_their_length_is_given() -> None:
+    whole = ModelOptions(layers=("heads=4, mask=full",))
+    assert model_spec(whole, vocab_size=65, context=32).ngrams is None
+    options = whole.replace(ngrams=NgramOptions(longest=3, dropout=0.5))
+    assert model_spec(options, vocab_size=65, context=32).ngrams == NgramSpec(longest=3, dropout=0.5)
+    beside = ModelOptions(ngrams=NgramOptions(longest=2))
+    both = model_spec(beside, vocab_size=65, context=32, stack="encoder-decoder")
+    assert both.ngrams is None and both.encoder is not None and both.encoder.ngrams == NgramSpec()
+    with pytest.raises(ValueError, match="do nothing without longest"):
+        NgramOptions(dropout=0.5)
 
 
 def test_tokens_halt_where_their_cost_is_given() -> None:

@@ -238,7 +238,7 @@ def test_rare_classes_weigh_in_the_validation_loss_as_in_training() -> None:
     model = known.build(known.complete(small()), seed=0).eval()
     examples = [known.example(one) for one in records]
     part = known.batch(examples, torch.device("cpu"))
-    trained = float(cross_entropy(model(part.ids, part.layout).logits, part))
+    trained = cross_entropy(model(part.ids, part.layout).logits, part).item()
     assert mean_loss(model, known, examples, tokens=10**6) == pytest.approx(trained, rel=1e-5)
 
 

@@ -42,6 +42,8 @@ OF_MODEL: Final = (
     "bias",
     "tie_embeddings",
     "scale_embeddings",
+    "ngrams",
+    "logit_factor",
     "dropout",
     "attention_dropout",
 )
@@ -64,7 +66,9 @@ def study_of(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
     table = dict(table)
     found: dict[str, Any] = {name: table.pop(name) for name in SAME if name in table}
     settings, tuning = {}, dict(found.get("tuning", {}))
-    optimizer = _table(table, "optimizer", path, ("name", "learning_rate", "weight_decay", "beta1", "beta2"))
+    optimizer = _table(
+        table, "optimizer", path, ("name", "learning_rate", "weight_decay", "beta1", "beta2", "adamw_ratio")
+    )
     if "name" in optimizer:
         settings["optimizer"] = optimizer.pop("name")
     settings |= optimizer

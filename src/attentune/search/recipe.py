@@ -179,6 +179,7 @@ def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int, evaluati
             weight_decay=settings.weight_decay,
             beta1=settings.beta1,
             beta2=settings.beta2,
+            **_ratio(settings),
         ),
         schedule=ScheduleSpec(name=settings.schedule, warmup=_warmup(settings, steps), floor=settings.floor),
         clip=ClipSpec(name=settings.clip, limit=settings.clip_limit),
@@ -191,6 +192,13 @@ def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int, evaluati
         checkpoint_every=every * max(1, 250 // every),
         diagnose_every=0,
     )
+
+
+def _ratio(settings: Settings) -> dict[str, float]:
+    """What muon alone reads."""
+    if settings.optimizer != "muon" or settings.adamw_ratio is None:
+        return {}
+    return {"adamw_ratio": settings.adamw_ratio}
 
 
 def _warmup(settings: Settings, steps: int) -> int:
@@ -250,6 +258,8 @@ def _model(recipe: Recipe, spec: StudySpec, models: Models, width: int, hidden: 
             tie_embeddings=sizes.tie_embeddings,
             # Beside sinusoids, whose size is 1, embeddings of the usual small size would not be seen.
             scale_embeddings=sizes.scale_embeddings or added == "sinusoidal",
+            ngrams=sizes.ngrams if not encoder else None,
+            logit_factor=sizes.logit_factor,
             dropout=sizes.dropout,
             attention_dropout=sizes.attention_dropout,
             encoder=encoder,

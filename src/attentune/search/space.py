@@ -25,6 +25,7 @@ from attentune.errors import AttentuneError, SpecError, StudyError
 from attentune.search.candidates import Stack, check_places, default_candidates, flattened, in_order
 from attentune.search.result import FEWEST_SEEDS, Constraint, Cost
 from attentune.spec.codec import read_toml, to_toml
+from attentune.spec.ngrams import NgramSpec
 from attentune.spec.run import DataSpec, RegularizerSpec
 from attentune.spec.value import Frozen
 
@@ -110,6 +111,8 @@ class ModelSizes(Frozen):
     tie_embeddings: bool = True
     scale_embeddings: bool = False  # x sqrt(width); always so where sinusoids are added, as in the paper of 2017
     embedding_norm: bool = False  # normalise what enters the first layer
+    ngrams: NgramSpec | None = None  # of a model that sees texts whole, or of the encoder beside a decoder
+    logit_factor: Positive | None = None  # of all logits; None: 1, 1/sqrt(width) where embeddings are scaled
     dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
 
@@ -126,6 +129,7 @@ class Settings(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     beta1: Share = 0.9
     beta2: Share = 0.99
+    adamw_ratio: Positive | None = None  # with muon: AdamW's learning rate as a share of it; None: the usual 0.15
     schedule: Schedule = "cosine"
     warmup: Share = 0.05  # share of the steps
     warmup_steps: int | None = Field(default=None, ge=0)  # instead, up to half of the steps
