@@ -226,6 +226,7 @@ def test_labelled_pairs_are_learned(tmp_path: Path) -> None:
         model.predict([{"question": "some tea"}])
 
 
+@torch.no_grad()
 def test_grades_are_shares_of_the_highest() -> None:
     records = [Record({"question": f"a {n}", "answer": f"b {n}", "label": n % 6}, f"x, line {n}") for n in range(12)]
     known, _, model = made(records, label="label", highest=5)
