@@ -45,6 +45,6 @@ def test_a_configuration_trains_on_its_data(
     result = json.loads(capsys.readouterr().out)
     assert set(result["baselines"]) == baselines
     assert main_figure in result["validation"]
-    assert result["padding"] < 0.1
+    assert result["padding"] < (0.25 if name == "covid_faq" else 0.1)  # whose 149 rows are of every length
     if name == "squad":
         assert result["records"]["train"] + result["records"]["validation"] == 10_570

@@ -226,6 +226,7 @@ def test_labelled_pairs_are_learned(tmp_path: Path) -> None:
         model.predict([{"question": "some tea"}])
 
 
+@torch.no_grad()
 def test_grades_are_shares_of_the_highest() -> None:
     records = [Record({"question": f"a {n}", "answer": f"b {n}", "label": n % 6}, f"x, line {n}") for n in range(12)]
     known, _, model = made(records, label="label", highest=5)
@@ -255,6 +256,21 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     known, _, _ = made(faq(8, 1))
     with pytest.raises(MissingExtraError, match=r"needs bm25s: pip install 'attentune\[tasks\]'"):
         known.baseline(faq(8, 1), faq(8, 2))
+
+
+def test_a_record_without_text_is_answered_with_nothing() -> None:
+    known, _, model = made(faq(24, 1))
+    known.settle(model, [])
+    given = [Record({"question": text}, "x") for text in ("", "where is tea", " \n")]
+    answers = known.predict(model, given)
+    assert [answer.value is None for answer in answers] == [True, False, True]
+    assert answers[0].as_data() == {"prediction": None, "score": None, "found": []}
+    assert known.predict(model, given[:1]) == answers[:1]
+    with pytest.raises(DataError, match="line 3: column 'question' holds no text"):
+        known.score(answers[:1], [Record({"question": "", "answer": known.texts[0]}, "line 3")])
+    known, _, model = made(pairs(24, 1), label="label")
+    (answer,) = known.predict(model, [Record({"question": "tea", "answer": ""}, "x")])
+    assert answer.as_data() == {"prediction": None, "cosine": None}
 
 
 @pytest.mark.parametrize(

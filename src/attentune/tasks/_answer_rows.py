@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from attentune.data.subwords import SubwordTokenizer
+from attentune.tasks._answer_spans import Span
 from attentune.tasks._answer_words import OUTSIDE
-from attentune.tasks._answers import Span
 from attentune.tasks.task import Array
 
 

@@ -25,8 +25,8 @@ from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
 from attentune.tasks._answer_rows import Window, windows_of
 from attentune.tasks._answer_scores import best_of, best_threshold, f1, score_answers
+from attentune.tasks._answer_spans import Span, is_marked_impossible, spans_of
 from attentune.tasks._answer_words import FIRST_OF_CONTEXT, OUTSIDE, Frequencies, marks_of
-from attentune.tasks._answers import Span, is_marked_impossible, spans_of
 from attentune.tasks._reader import Reader, best_spans
 from attentune.tasks._texts import Column, in_batches, padded, text_of, trained_tokenizer
 from attentune.tasks._word_overlap import sliding_window

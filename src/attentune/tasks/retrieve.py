@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -224,21 +225,35 @@ class FittedRetrieve(Fitted):
                 model.index.copy_(vectors)
 
     def predict(self, model: nn.Module, records: Sequence[Record]) -> list[Prediction]:
-        """The best texts with their cosines; of pairs with labels the grade that the model gives them."""
+        """The best texts with their cosines; of pairs with labels the grade that the model gives them.
+
+        A record without text is answered with nothing.
+        """
         assert isinstance(model, Matcher)
-        asked = self._vectors(model, [text_of(record, self.task.question) for record in records])
-        if self.task.label is not None:
-            return self._alike(model, asked, records)
+        columns = self.task.asked
+        texts = {column: [text_of(record, column) for record in records] for column in columns}
+        asked = [row for row in range(len(records)) if all(texts[column][row].strip() for column in columns)]
+        vectors = [self._vectors(model, [texts[column][row] for row in asked]) for column in columns]
+        if self.task.label is None:
+            given = self._search(model, vectors[0])
+            found = [Prediction(None, {"score": None, "found": []})] * len(records)
+        else:
+            given = self._alike(model, *vectors)
+            found = [Prediction(None, {"cosine": None})] * len(records)
+        for row, one in zip(asked, given, strict=True):
+            found[row] = one
+        return found
+
+    def _search(self, model: Matcher, asked: Float[Tensor, "N E"]) -> list[Prediction]:
         found: list[Prediction] = []
-        for start in range(0, len(records), QUESTIONS):
+        for start in range(0, len(asked), QUESTIONS):
             scores = (asked[start : start + QUESTIONS] @ model.index.float().T).double().cpu().numpy()
             found += [ranked(row, self.texts, self.task.top) for row in scores]
         return found
 
-    @torch.inference_mode()
-    def _alike(self, model: Matcher, asked: Float[Tensor, "N E"], records: Sequence[Record]) -> list[Prediction]:
+    @torch.no_grad()
+    def _alike(self, model: Matcher, asked: Float[Tensor, "N E"], other: Float[Tensor, "N E"]) -> list[Prediction]:
         assert model.scale is not None and model.bias is not None
-        other = self._vectors(model, [text_of(record, self.task.answer) for record in records])
         cosines = (asked * other).sum(-1)
         grades = (model.scale * cosines + model.bias).double().sigmoid() * self.task.highest
         return [
@@ -249,11 +264,13 @@ class FittedRetrieve(Fitted):
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
         task = self.task
         if task.label is not None:
+            for record, column in itertools.product(records, task.asked):
+                self._text(record, column)  # refuses what a model has nothing to say of
             grades = [task.grade_of(one) / task.highest for one in records]
             said = [Prediction(float(one.value) / task.highest) for one in predictions]
             return score_similarities(said, grades, records, graded=self.graded)
         right = [self._numbers.get(_key(self._text(one, task.answer))) for one in records]
-        asked = [text_of(one, task.question) for one in records]
+        asked = [self._text(one, task.question) for one in records]
         return score_rankings(predictions, right, records, texts=self.texts, asked=asked)
 
     def baseline(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, Scores]:
