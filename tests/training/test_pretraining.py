@@ -61,7 +61,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fitted = Mlm().fit(records, RUN.data, context=RUN.context)
     spec = fitted.complete(SPEC)
     model = fitted.build(spec, seed=0)
-    train(model, TaskSource(fitted, records, texts(50, 2)), RUN.replace(steps=450, batch=64))
+    train(model, TaskSource(fitted, records, texts(50, 2)), RUN.replace(steps=250, batch=64))
     return save_task_model(folder, model, spec, fitted)
 
 
