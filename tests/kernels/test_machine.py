@@ -93,7 +93,8 @@ def test_calibration_by_the_command_line(capsys: pytest.CaptureFixture[str], mon
     told = json.loads(capsys.readouterr().out)
     assert set(told["machine"]) == {"cpu", "threads", "torch", "attentune"}
     paths = {"sdpa", "sdpa_masked", "query_tiles", "reference"} | ({"blocked"} if native.available() is None else set())
-    assert set(told["speeds"]) == {f"{path} {phase}" for path in paths for phase in machine.PHASES}
+    short = {f"{path}_short {phase}" for path in paths for phase in ("forward", "backward")}
+    assert set(told["speeds"]) == {f"{path} {phase}" for path in paths for phase in machine.PHASES} | short
     assert all(one["operations"] > 0 and one["overhead"] > 0 for one in told["speeds"].values())
     assert machine.machine("cpu").measured
 
@@ -131,6 +132,25 @@ def test_windows_are_planned_for_tiles_and_short_causal_rows_for_sdpa(monkeypatc
     assert plan(request("heads=8, mask=causal", 64)).choice == "sdpa"
     times = [plan(request("heads=8, mask=causal & window(256)", n)).seconds["blocked"] for n in (8192, 16384)]
     assert times[1] < 2.2 * times[0]
+
+
+@pytest.mark.parametrize("layout", [LayoutKind.PADDED, LayoutKind.CROSS])
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_many_short_rows_are_planned_apart(
+    layout: LayoutKind, needs_grad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "available", lambda: None)
+    spec = attention("heads=8")
+    made = [
+        Request(spec, sizes(spec, head_width=32), rows, length, length, layout, needs_grad=needs_grad)
+        for rows, length in ((64, 14), (64, 65), (2, 14))
+    ]
+    short, long, few = map(plan, made)
+    assert [request.short_rows for request in made] == [True, False, False]
+    assert short.choice == "blocked"
+    assert {cost.path.endswith("_short") for cost in short.costs.values()} == {True}
+    assert short.costs["blocked"].pieces == 64 * 8
+    assert {cost.path.endswith("_short") for cost in (*long.costs.values(), *few.costs.values())} == {False}
 
 
 def test_a_row_of_one_document_is_what_the_share_is_of() -> None:

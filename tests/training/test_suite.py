@@ -22,7 +22,8 @@ from attentune.models.build import build
 from attentune.spec.run import OptimizerSpec, RunSpec, ScheduleSpec
 from attentune.training import suite as suite_module
 from attentune.training.examples import ExampleSource
-from attentune.training.loop import cross_entropy, train
+from attentune.training.loop import train
+from attentune.training.losses import cross_entropy
 from attentune.training.start import start_wide
 from attentune.training.suite import Cell, CellResult, Setting, run_suite, train_cell
 

@@ -47,6 +47,20 @@ class HaltingOptions(Frozen):
         return self
 
 
+class NgramOptions(Frozen):
+    """Vectors of pairs of tokens, or longer pieces, beside those of tokens: for models that see a text whole."""
+
+    longest: Annotated[int, Field(ge=1, le=8)] = 1  # tokens of a piece; 1: none have vectors
+    buckets: Size = 50_000  # vectors for the pieces of each length, which are hashed
+    dropout: Probability = 0.0  # the share of pieces that a training step leaves out
+
+    @model_validator(mode="after")
+    def _is_used(self) -> NgramOptions:
+        if self.longest == 1 and (self.buckets, self.dropout) != (50_000, 0.0):
+            raise ValueError("buckets and dropout do nothing without longest: say for example longest = 2")
+        return self
+
+
 class EncoderOptions(Frozen):
     """The encoder beside a decoder: what it does not say is as in the decoder."""
 
@@ -67,6 +81,7 @@ class ModelOptions(Frozen):
     layers: tuple[str, ...] = CAUSAL  # attentions, repeated over the depth; where left out, an encoder's see all
     feed_forward: FeedForwardOptions = FeedForwardOptions()
     position: Literal["none", "sinusoidal", "learned"] = "none"  # what is added to the embeddings
+    ngrams: NgramOptions = NgramOptions()  # in an encoder: pieces of text that have vectors of their own
     norm: Literal["layer", "rms", "batch"] = "layer"
     norm_placement: Literal["pre", "post"] = "pre"
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: 1e-5, for rms 1e-6

@@ -80,6 +80,8 @@ def model_spec(options: ModelOptions, *, vocab_size: int, context: int, stack: S
     fields = {**options.model_dump(), "vocab_size": vocab_size, "context": context}
     if options.halting.weight is None:
         fields["halting"] = None
+    if options.ngrams.longest == 1:
+        fields["ngrams"] = None
     encoder = fields.pop("encoder")
     if options.layers == CAUSAL:
         fields["layers"] = {"decoder": CAUSAL, "encoder": WHOLE, "encoder-decoder": LOOKING}[stack]
@@ -91,7 +93,7 @@ def model_spec(options: ModelOptions, *, vocab_size: int, context: int, stack: S
         return model_from_data(fields, registry)
     own = {**fields, "depth": encoder["depth"] or options.depth, "layers": encoder["layers"]}
     own["share"] = [name for name in options.share if name != "embedding"]
-    fields["share"] = own["share"]
+    fields["share"], fields["ngrams"] = own["share"], None
     whole = model_from_data(fields, registry).replace(encoder=model_from_data(own, registry))
     return whole.replace(share=options.share)
 

@@ -13,7 +13,7 @@ import torch
 
 from attentune.kernels import native, query_tiles
 from attentune.kernels.kernel import Call, Cost, Reason, Request, Result
-from attentune.kernels.layout import LayoutKind, without_padding
+from attentune.kernels.layout import LayoutKind
 from attentune.kernels.lowering import lowered, obstacle
 from attentune.kernels.opaque import announce, run_opaquely
 from attentune.kernels.tile_table import SIZE, tile_table
@@ -120,14 +120,13 @@ def _way(why: str | None, *, device: str, statistics: str, plain: bool) -> Way:
 
 def _by_core(call: Call) -> Result:
     table = tile_table(call.layout, call.spec.mask)
-    q, k, v = without_padding(call.layout, call.q, call.k, call.v)
-    lowered_call = lowered(Call(**{**vars(call), "q": q, "k": k, "v": v}), table)
+    lowered_call = lowered(call, table)  # the core touches nothing that is hidden: padding may hold anything
     query, key = call.layout.once("int32 positions", lambda: _positions(call))
     known = None if call.known is None else _core_outputs(call.known, lowered_call.divisor)
     given = native.forward(
         lowered_call.q,
-        k,
-        v,
+        call.k,
+        call.v,
         scale=lowered_call.scale,
         steps=lowered_call.steps,
         extra_logit=lowered_call.extra_logit,
@@ -138,7 +137,7 @@ def _by_core(call: Call) -> Result:
         dropout=call.dropout,
         seed=torch.randint(1 << 62, ()) if call.dropout else torch.zeros((), dtype=torch.int64),
         wanted=call.wanted & STATISTICS,
-        top=min(call.top, k.shape[2]),
+        top=min(call.top, call.k.shape[2]),
         known=known,
     )
     output = given.output

@@ -9,7 +9,7 @@ from math import inf
 import torch
 
 from attentune.kernels import native, query_tiles
-from attentune.kernels.kernel import Call, Cost, Kernel, Request, Result
+from attentune.kernels.kernel import SHORT, Call, Cost, Kernel, Request, Result, of_short_rows
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.kernels.machine import PHASES, Machine, Speed
 from attentune.mechanisms import attention
@@ -17,6 +17,7 @@ from attentune.spec.positions import Positions
 
 HEADS, WIDTH = 8, 64  # of each head
 SMALL, LARGE, CACHE = 64, 1536, 4096  # tokens; the larger of two caches
+ROWS, FEWEST = 64, 8  # of many short rows, and tokens of the shortest
 LAYERS = 6  # of a model that decodes: they share the layout of a step
 BUDGET = 0.5  # seconds for each figure, of which the least time counts
 CAUSAL, WINDOW = "heads=8, mask=causal", "heads=8, mask=causal & window(256)"
@@ -32,6 +33,8 @@ def calibrate(kernels: dict[str, Kernel], *, budget: float = BUDGET) -> Machine:
     for path, name, text, run in _paths(kernels):
         for phase in PHASES:
             speeds[f"{path} {phase}"] = _speed(kernels[name], text, phase, run, budget)
+            if phase != "decode":
+                speeds[f"{path}_short {phase}"] = _speed(kernels[name], text, phase, run, budget, rows=ROWS)
         products.append(least(lambda: torch.mm(a, a), budget / 4))
     fastest = min(products)
     return Machine(
@@ -56,12 +59,14 @@ def _paths(kernels: dict[str, Kernel]) -> list[tuple[str, str, str, Callable[[Ca
     return paths
 
 
-def _speed(kernel: Kernel, text: str, phase: str, run: Callable[[Call], Result], budget: float) -> Speed:
+def _speed(
+    kernel: Kernel, text: str, phase: str, run: Callable[[Call], Result], budget: float, *, rows: int = 1
+) -> Speed:
     """Overhead and rate from two sizes; the path's own count of operations and pieces decides what a rate means."""
-    sizes = (SMALL, CACHE) if phase == "decode" else (SMALL, LARGE)
+    sizes = (FEWEST, SHORT) if rows > 1 else (SMALL, CACHE) if phase == "decode" else (SMALL, LARGE)
     calls = LAYERS if phase == "decode" else 1
-    seconds = [least(_work(text, phase, length, run), budget) / calls for length in sizes]
-    costs = [_cost(kernel, text, phase, length, tiles=run is query_tiles.run) for length in sizes]
+    seconds = [least(_work(text, phase, length, run, rows), budget) / calls for length in sizes]
+    costs = [_cost(kernel, text, phase, length, rows, tiles=run is query_tiles.run) for length in sizes]
     # t = pieces * overhead + operations / rate, at both sizes; noise may leave less than nothing for either.
     (n, a), (m, b) = ((cost.pieces, cost.operations) for cost in costs)
     determinant = n * b - m * a
@@ -71,28 +76,29 @@ def _speed(kernel: Kernel, text: str, phase: str, run: Callable[[Call], Result],
     return Speed(overhead, b / rest)
 
 
-def _cost(kernel: Kernel, text: str, phase: str, length: int, *, tiles: bool) -> Cost:
+def _cost(kernel: Kernel, text: str, phase: str, length: int, rows: int, *, tiles: bool) -> Cost:
     spec = attention(text)
     dims = spec.heads.dims(width=HEADS * WIDTH, source_width=HEADS * WIDTH, depth=1, bias=False, cross=False)
     request = Request(
         spec,
         dims,
-        1,
+        rows,
         1 if phase == "decode" else length,
         length,
         LayoutKind.CACHED if phase == "decode" else LayoutKind.PLAIN,
         needs_grad=phase == "backward",
     )
-    return query_tiles.cost(request) if tiles else kernel.cost(request)
+    cost = query_tiles.cost(request) if tiles else kernel.cost(request)
+    return of_short_rows(cost, request) if rows > 1 else cost
 
 
-def _work(text: str, phase: str, length: int, run: Callable[[Call], Result]) -> Callable[[], object]:
+def _work(text: str, phase: str, length: int, run: Callable[[Call], Result], rows: int) -> Callable[[], object]:
     spec = attention(text)
     dims = spec.heads.dims(width=HEADS * WIDTH, source_width=HEADS * WIDTH, depth=1, bias=False, cross=False)
     queries = 1 if phase == "decode" else length
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
-        torch.randn(1, tokens, HEADS, WIDTH, generator=generator).transpose(1, 2)  # as projections leave them
+        torch.randn(rows, tokens, HEADS, WIDTH, generator=generator).transpose(1, 2)  # as projections leave them
         for tokens in (queries, length, length)
     )
     if phase == "decode":

@@ -17,6 +17,11 @@ from attentune.spec.mechanism import Dims, Params
 
 SlotParams = Mapping[str, Sequence[Params]]  # slot -> the parameters of each of its values
 Wanted = Literal["output", "lse", "weights", "column_mass", "entropy", "top_k"]
+SHORT, MANY, FEW = (
+    64,
+    16,
+    4,
+)  # tokens of a row that is one tile, rows that make what each costs count, and queries of a step
 WANTED: tuple[str, ...] = get_args(Wanted)
 
 
@@ -42,6 +47,11 @@ class Request:
                 raise KernelError(f"wanted output {name!r} is unknown; {near(name, WANTED)}")
 
     @property
+    def short_rows(self) -> bool:
+        """Whether it is many short rows on a CPU, as sentences are: what a row and head cost anyhow then decides."""
+        return self.device == "cpu" and are_short_rows(self.batch, self.query_length, self.key_length)
+
+    @property
     def pairs(self) -> int:
         """Query-key pairs of all heads, hidden ones included."""
         return self.batch * self.dims.heads * self.query_length * self.key_length
@@ -60,6 +70,11 @@ class Request:
     def operand_elements(self) -> int:
         """Numbers in q, k, v and the output."""
         return self.query_elements + self.key_elements
+
+
+def are_short_rows(batch: int, queries: int, keys: int) -> bool:
+    """Many rows of one tile each, and of more queries than a step of decoding."""
+    return batch >= MANY and FEW < queries <= SHORT and keys <= SHORT
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,13 @@ class Cost:
     bytes: float
     path: str
     pieces: int = 1
+
+
+def of_short_rows(cost: Cost, request: Request) -> Cost:
+    """The same path's cost for many short rows: each row and head is a piece, and all pairs are computed."""
+    d = request.dims
+    operations = 2.0 * request.pairs * (d.head_width + d.value_width) * (3.5 if request.needs_grad else 1)
+    return Cost(operations, cost.bytes, f"{cost.path}_short", request.batch * d.heads)
 
 
 @dataclass

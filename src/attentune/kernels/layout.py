@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -13,6 +13,8 @@ from attentune.errors import SpecError
 from attentune.shapes import Bool, Int, Tensor
 from attentune.spec.masks import Mask
 from attentune.spec.positions import Positions
+
+Side: TypeAlias = Literal["query", "key"]
 
 
 class LayoutKind(StrEnum):
@@ -30,15 +32,15 @@ class LayoutKind(StrEnum):
 class Layout:
     """Positions of the queries and of the keys. The named constructors are the way to make one.
 
-    `path` is True on the keys of a query's own branch of a tree; `clean` says that padding among the keys holds zeros
-    already, so that nothing need be copied to make it so.
+    `path` is True on the keys of a query's own branch of a tree; `finite` names the sides whose padding holds finite
+    numbers, as where a model made them: zero times such a number is zero, and nothing need be copied to make it so.
     """
 
     kind: LayoutKind
     query: Positions
     key: Positions
     path: Bool[Tensor, "B Q K"] | None = None
-    clean: bool = False
+    finite: frozenset[Side] = frozenset()
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
@@ -68,9 +70,13 @@ class Layout:
         return Layout(LayoutKind.PACKED, positions, positions)
 
     @staticmethod
-    def cross(query: Positions, key: Positions, *, clean: bool = False) -> Layout:
+    def cross(query: Positions, key: Positions, *, finite: frozenset[Side] = frozenset()) -> Layout:
         """Queries of one sequence, keys of another."""
-        return Layout(LayoutKind.CROSS, query, key, clean=clean)
+        return Layout(LayoutKind.CROSS, query, key, finite=finite)
+
+    def with_finite(self, *sides: Side) -> Layout:
+        """The same layout, told that padding on these sides holds finite numbers; what was made for it is shared."""
+        return Layout(self.kind, self.query, self.key, self.path, self.finite.union(sides), self._memo)
 
     @staticmethod
     def tree(query: Positions, key: Positions, path: Bool[Tensor, "B Q K"]) -> Layout:
@@ -130,18 +136,25 @@ class Layout:
 
 
 def without_padding(layout: Layout, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [B H Q D], keys and values with padding set to zero: zero times whatever stood there is zero."""
-    if (padding := _padding(layout, "query")) is not None:
-        q = q.masked_fill(padding, 0.0)
+    """Queries [B H Q D], keys and values with padding set to zero where it may not be finite.
+
+    Zero times whatever stood there is then zero.
+    """
     if (padding := _padding(layout, "key")) is not None:
         k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)
-    return q, k, v
+    return queries_without_padding(layout, q), k, v
 
 
-def _padding(layout: Layout, side: Literal["query", "key"]) -> Bool[Tensor, "B 1 T 1"] | None:
-    """Where there is padding; None where there is none, as in most packed rows, so that nothing need be copied."""
+def queries_without_padding(layout: Layout, q: Tensor) -> Tensor:
+    """The same of the queries alone."""
+    padding = _padding(layout, "query")
+    return q if padding is None else q.masked_fill(padding, 0.0)
+
+
+def _padding(layout: Layout, side: Side) -> Bool[Tensor, "B 1 T 1"] | None:
+    """Where there is padding that may hold anything; None where there is none, so that nothing need be copied."""
     valid = getattr(layout, side).valid
-    if valid is None or (side == "key" and layout.clean):
+    if valid is None or side in layout.finite:
         return None
     # Looking at numbers would break a graph, and make an accelerator wait.
     can_look = valid.device.type == "cpu" and not torch.compiler.is_compiling()

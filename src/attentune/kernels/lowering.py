@@ -14,6 +14,7 @@ import torch
 
 from attentune.errors import SpecError
 from attentune.kernels.kernel import Call
+from attentune.kernels.layout import queries_without_padding
 from attentune.kernels.reference import own_params
 from attentune.kernels.tile_table import TileTable
 from attentune.shapes import Float, Int, Tensor
@@ -113,7 +114,8 @@ def lowered(call: Call, table: TileTable) -> Lowered:
             factor = factor[None, :, None] if factor.dim() == 1 else factor
             # Low precision would round the query once more.
             if not steps and q.dtype is exact:
-                q = q * factor[..., None].to(exact)
+                # The factor's gradient reads all queries, those at padding too.
+                q = queries_without_padding(call.layout, q) * factor[..., None].to(exact)
             else:
                 steps.append(MultiplyByQuery(_each_query(factor.to(exact), q.shape[2])))
     own, divisor = own_params(call, "normalizer"), None

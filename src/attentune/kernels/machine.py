@@ -55,12 +55,12 @@ class Machine:
         return Speed(usual.overhead / ratio, usual.operations * ratio)
 
 
-def _speeds(**rates: tuple[float, float, float, float, float, float]) -> dict[str, Speed]:
-    """Overhead and rate of each path, forward, backward and in decoding."""
+def _speeds(**rates: tuple[float, ...]) -> dict[str, Speed]:
+    """Overhead and rate of each path, forward, backward and in decoding, which many short rows have none of."""
     return {
         f"{path} {phase}": Speed(*numbers[2 * n : 2 * n + 2])
         for path, numbers in rates.items()
-        for n, phase in enumerate(PHASES)
+        for n, phase in enumerate(PHASES[: len(numbers) // 2])
     }
 
 
@@ -75,6 +75,13 @@ CPU = Machine(
         query_tiles=(4e-4, 3.4e10, 1.5e-3, 3.8e10, 5e-4, 2.4e10),
         flex=(1.5e-4, 4e10, 1.5e-4, 4e10, 1.5e-4, 2e10),
         reference=(1.5e-4, 2.9e10, 4e-4, 3.9e10, 1.3e-4, 1.4e10),
+        # For each row and head of many short rows, on one core: from 8, 14 and 64 tokens.
+        sdpa_short=(4.5e-6, 3.4e10, 1.1e-5, 3.3e10),
+        sdpa_masked_short=(4.5e-6, 3.4e10, 1.1e-5, 3.3e10),
+        blocked_short=(2.5e-6, 3.3e10, 7e-6, 3.2e10),
+        query_tiles_short=(8e-6, 1.2e10, 3e-5, 1.7e10),
+        flex_short=(6e-6, 1.2e10, 1.2e-5, 1.7e10),
+        reference_short=(6e-6, 1.2e10, 1.2e-5, 1.7e10),
     ),
 )
 CUDA = Machine(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from attentune.errors import KernelError, near
 from attentune.kernels.blocked import Blocked
 from attentune.kernels.flex import Flex
-from attentune.kernels.kernel import Cost, Kernel, Reason, Request
+from attentune.kernels.kernel import Cost, Kernel, Reason, Request, of_short_rows
 from attentune.kernels.machine import machine
 from attentune.kernels.reference import Reference
 from attentune.kernels.sdpa import SDPA
@@ -79,6 +79,8 @@ def plan(request: Request, kernel: str = "auto") -> Plan:
         raise KernelError(f"unknown kernel {kernel!r}; {near(kernel, [*KERNELS, 'auto'])}")
     refusals = {name: reasons for name, one in KERNELS.items() if (reasons := one.supports(request))}
     costs = {name: one.cost(request) for name, one in KERNELS.items() if name not in refusals}
+    if request.short_rows:
+        costs = {name: of_short_rows(cost, request) for name, cost in costs.items()}
     seconds = {name: _seconds(name, cost, request) for name, cost in costs.items()}
     if kernel in refusals:
         text = "; ".join(map(str, refusals[kernel]))

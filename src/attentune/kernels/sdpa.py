@@ -121,7 +121,7 @@ class SDPA:
         )
         # Looking at numbers would break a graph, and make an accelerator wait.
         can_look = o.device.type == "cpu" and not torch.compiler.is_compiling()
-        if can_look and call.layout.once(("all see something", spec.mask), lambda: bool(seen.all())):
+        if can_look and _all_see_something(call, seen):
             return Result(o)
         return Result(o.masked_fill(~seen, 0.0))
 
@@ -148,6 +148,17 @@ def _sees_everything(call: Call) -> bool:
     if not _masks_alone(spec):
         return False
     return bool(call.layout.once(("all visible", spec.mask), lambda: bool(call.layout.visible(spec.mask).all())))
+
+
+def _all_see_something(call: Call, seen: Tensor) -> bool:
+    """Whether nothing need be set to zero: every query sees a key, but for padding that holds finite numbers anyway."""
+    layout, valid = call.layout, call.layout.query.valid
+    passing = "query" in layout.finite and valid is not None
+
+    def look() -> bool:
+        return bool((seen | ~valid[:, None, :, None]).all() if passing and valid is not None else seen.all())
+
+    return bool(layout.once(("all see something", call.spec.mask, passing), look))
 
 
 def _folds(spec: AttentionSpec, score: ElementwiseScore) -> bool:

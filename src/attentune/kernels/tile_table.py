@@ -25,6 +25,7 @@ from attentune.spec.tiles import PAIRS, known_states
 SIZE = 64  # queries and keys of a tile: a row of a pattern is one word
 WHOLLY = -1  # stands where a pattern's number stands
 DENSE_PAIRS = 1 << 17  # so few pairs of query and key are looked at one by one: faster than deciding tiles
+SHORT_PAIRS = 1 << 22  # of a batch of rows that fit one tile, which are looked at together
 EVERY, NOTHING = b"\xff" * (8 * SIZE), bytes(8 * SIZE)
 STEPS = 1024  # of decoding whose tables are kept: some kilobytes each
 TABLES = 32  # plain layouts are made anew for each step of training; so many of their tables are kept
@@ -125,6 +126,9 @@ def build(mask: Mask, query: Positions, key: Positions) -> TileTable:
         none = np.empty(0, np.int64)
         return _table(query, key, rows, none, none, none, none, np.empty((0, SIZE), np.int64))
     patterns = _Patterns()
+    if max(queries, keys) <= SIZE and rows * queries * keys <= SHORT_PAIRS:
+        row_of, of = _short(mask, query, key, rows, patterns)
+        return _table(query, key, rows, row_of, np.zeros_like(row_of), np.zeros_like(row_of), of, patterns.stacked())
     found = []
     for row in range(rows):
         one, other = query.row(row), key.row(row)
@@ -230,6 +234,17 @@ def _looked_at(mask: Mask, query: Positions, key: Positions, patterns: _Patterns
     words = packed.view(np.int64).reshape(-1, SIZE, packed.shape[1] // 8).transpose(0, 2, 1)
     i, j = np.nonzero((words != 0).any(2))
     return i, j, patterns.numbers(words[i, j])
+
+
+def _short(mask: Mask, query: Positions, key: Positions, rows: int, patterns: _Patterns) -> tuple[Array, Array]:
+    """The rows that show anything, of rows that fit one tile, and their patterns: every pair is looked at, at once."""
+    seen = _seen(mask, query.map(lambda tensor: tensor[:, :, None]), key.map(lambda tensor: tensor[:, None, :]))
+    words = np.zeros((rows, SIZE, SIZE // 8), dtype=np.uint8)
+    packed = np.packbits(seen, axis=2, bitorder="little")
+    words[:, : packed.shape[1], : packed.shape[2]] = packed
+    shown = words.view(np.int64)[..., 0]
+    row = np.nonzero((shown != 0).any(1))[0]
+    return row, patterns.numbers(shown[row])
 
 
 def _of_tiles(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from attentune.errors import KernelError, SpecError
-from attentune.kernels.kernel import Call, Request, Result
+from attentune.kernels.kernel import Call, Request, Result, are_short_rows
 from attentune.kernels.layout import Layout, LayoutKind
 from attentune.kernels.plan import KERNELS, Plan, plan
 from attentune.layers.state import LayerState
@@ -23,7 +23,10 @@ from attentune.spec.text import format_value
 
 OUTPUT = frozenset({"output"})
 DECODE, CACHED = -1, 2048  # the bucket of one query over a cache, planned for a cache of so many keys
+ONE_PIECE = (LayoutKind.PLAIN, LayoutKind.PADDED, LayoutKind.PACKED, LayoutKind.CROSS)  # rows that come whole
 FEW = 16  # queries of cross-attention that are a step of decoding, of one text or of several side by side
+SENTENCES = -2  # the bucket of many short rows, planned for so many of so many tokens:
+ROWS, TOKENS = 64, 32
 BUCKETS = (256, 2048, 16384)  # lengths up to which one choice of kernel holds; beyond the last, its own
 
 
@@ -135,10 +138,11 @@ class Attention(nn.Module):
                 for drop in (False, True) if self.dropout else (False,):
                     for bucket in _buckets(layout):
                         length = BUCKETS[min(bucket, len(BUCKETS) - 1)] * (2 if bucket == len(BUCKETS) else 1)
+                        length = TOKENS if bucket == SENTENCES else length
                         request = Request(
                             spec=self.spec,
                             dims=self.summed,
-                            batch=batch,
+                            batch=max(batch, ROWS) if bucket == SENTENCES else batch,
                             query_length=1 if bucket == DECODE else length,
                             key_length=CACHED if bucket == DECODE else length,
                             layout=layout,
@@ -266,6 +270,8 @@ class Attention(nn.Module):
         few = {LayoutKind.CACHED: 1, LayoutKind.CROSS: FEW, LayoutKind.TREE: call.q.shape[2]}
         if call.layout.kind in few and call.q.shape[2] <= few[call.layout.kind]:
             bucket = DECODE
+        if call.layout.kind in ONE_PIECE and are_short_rows(call.q.shape[0], call.q.shape[2], call.k.shape[2]):
+            bucket = SENTENCES
         bound = self.plans[call.layout.kind, torch.is_grad_enabled(), call.dropout > 0, bucket]
         if call.wanted == OUTPUT:
             return bound.kernel.run(call)
@@ -301,8 +307,10 @@ class Attention(nn.Module):
             )
 
 
-def _buckets(layout: LayoutKind) -> range:
+def _buckets(layout: LayoutKind) -> list[int]:
     """The buckets of length that a layout is planned for; the branches of a tree grow by a token at a time."""
     if layout is LayoutKind.TREE:
-        return range(DECODE, DECODE + 1)
-    return range(DECODE if layout in (LayoutKind.CACHED, LayoutKind.CROSS) else 0, len(BUCKETS) + 1)
+        return [DECODE]
+    by_length = list(range(len(BUCKETS) + 1))
+    decoding = [DECODE] if layout in (LayoutKind.CACHED, LayoutKind.CROSS) else []
+    return [*([SENTENCES] if layout in ONE_PIECE else []), *decoding, *by_length]

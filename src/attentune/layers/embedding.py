@@ -11,12 +11,14 @@ from torch.nn.functional import embedding
 
 from attentune.errors import SpecError
 from attentune.kernels.layout import Layout
+from attentune.layers.ngrams import NgramEmbedding
 from attentune.shapes import Float, Int, Tensor
+from attentune.spec.ngrams import NgramSpec
 
 
 @final
 class Embedding(nn.Module):
-    """x = norm(table[token] (x sqrt(E), where `scale`) + position); most models have no `norm` here.
+    """x = norm(table[token] (x sqrt(E), where `scale`) + n-grams + position); most models have no `norm` or n-grams.
 
     `sinusoidal` (arXiv:1706.03762): sin(p / 10000^(2i/E)) in even columns, cos of the same in odd ones.
     `learned` (arXiv:1705.03122): one vector for each of `context` positions.
@@ -31,6 +33,7 @@ class Embedding(nn.Module):
         position: Literal["none", "sinusoidal", "learned"],
         scale: bool,
         norm: nn.Module | None = None,
+        ngrams: NgramSpec | None = None,
     ) -> None:
         super().__init__()
         self.position, self.factor = position, sqrt(width) if scale else 1.0
@@ -38,6 +41,7 @@ class Embedding(nn.Module):
         self.table = nn.Parameter(torch.empty(vocab_size, width).normal_(0.0, std))
         self.places = nn.Parameter(torch.empty(context, width).normal_(0.0, 0.02)) if position == "learned" else None
         self.norm = norm
+        self.ngrams = None if ngrams is None else NgramEmbedding(ngrams, width=width)
         for parameter in (self.table, self.places):
             if parameter is not None:
                 parameter.role = "embedding"  # type: ignore[attr-defined]
@@ -47,6 +51,8 @@ class Embedding(nn.Module):
         x: Tensor = embedding(ids, self.table)
         if self.factor != 1.0:
             x = x * self.factor
+        if self.ngrams is not None:
+            x = x + self.ngrams(ids, layout)
         if self.position != "none":
             x = x + self._position(layout, last).to(x.dtype)
         return x if self.norm is None else self.norm(x, layout.query.valid)

@@ -122,7 +122,7 @@ class State:
         assert self.context is not None
         held = self.looking
         if held is None or query.valid is not None or held.query.index.shape != query.index.shape:
-            held = Layout.cross(query, self.context, clean=True)
+            held = Layout.cross(query, self.context, finite=frozenset({"query", "key"}))
             self.looking = held if query.valid is None else None
         return held
 

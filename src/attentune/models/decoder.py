@@ -60,11 +60,18 @@ class Decoder(Transformer):
         state: State | None = None,
         context: Float[Tensor, "B K E"] | None = None,
         context_valid: Tensor | None = None,
+        context_finite: bool = False,
         wanted: frozenset[str] = OUTPUT,
     ) -> ModelOutput:
         """Logits for every token of `ids`; the arguments are those of `hidden_states`."""
         given = self.hidden_states(
-            ids, layout, state=state, context=context, context_valid=context_valid, wanted=wanted
+            ids,
+            layout,
+            state=state,
+            context=context,
+            context_valid=context_valid,
+            context_finite=context_finite,
+            wanted=wanted,
         )
         return ModelOutput(
             self.logits(given.x), given.losses, given.state, given.attention, hidden=given.x, depths=given.depths

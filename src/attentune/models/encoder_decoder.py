@@ -87,7 +87,13 @@ class EncoderDecoder(nn.Module):
         if encoded is None:
             return self.decoder(ids, layout, state=state, wanted=wanted)  # type: ignore[no-any-return]
         output: ModelOutput = self.decoder(
-            ids, layout, state=state, context=encoded.hidden, context_valid=encoded.valid, wanted=wanted
+            ids,
+            layout,
+            state=state,
+            context=encoded.hidden,
+            context_valid=encoded.valid,
+            context_finite=True,  # made by the encoder, whose padding is tokens too
+            wanted=wanted,
         )
         for name, loss in encoded.losses.items():
             output.losses[name] = output.losses[name] + loss if name in output.losses else loss

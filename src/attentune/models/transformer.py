@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -56,6 +58,7 @@ class Transformer(nn.Module):
             position=spec.position,
             scale=spec.scale_embeddings,
             norm=last_norm(spec) if spec.embedding_norm else None,
+            ngrams=spec.ngrams,
         )
         shared: dict[str, nn.Module] = {}
         self.layers = nn.ModuleList()
@@ -83,6 +86,8 @@ class Transformer(nn.Module):
 
     def start(self, batch: int) -> State:
         """The state before the first token, for decoding `batch` rows piece by piece."""
+        if self.spec.ngrams is not None:
+            raise SpecError("a model with ngrams sees whole texts: it cannot go on from a state")
         table = self.embedding.table
         layers = []
         for block in self.layers:
@@ -103,13 +108,15 @@ class Transformer(nn.Module):
         state: State | None = None,
         context: Float[Tensor, "B K E"] | None = None,
         context_valid: Tensor | None = None,
+        context_finite: bool = False,
         wanted: frozenset[str] = OUTPUT,
     ) -> Hidden:
         """The vectors of every token of `ids`.
 
         `layout` tells padding and documents (plain rows where None); with a state only that of the
-        first call may, except a tree. `context` is what cross-attention looks at. `wanted` names
-        attention outputs to hand back, such as `weights`, of cross-attention too (`cross.weights`).
+        first call may, except a tree. `context` is what cross-attention looks at; `context_finite`
+        says that what stands at its padding is finite numbers. `wanted` names attention outputs to hand
+        back, such as `weights`, of cross-attention too (`cross.weights`).
         """
         if ids.shape[1] == 0:
             raise SpecError("a row needs at least one token, got 0")
@@ -137,11 +144,14 @@ class Transformer(nn.Module):
             seen = _places(context, context_valid)
         if state is not None and context is not None:
             state.context, state.looking = seen, None
+        # Padding has an embedding as every token has: no layer need be kept from what stands there.
+        layout = layout.with_finite("query", "key")
 
         x = self.embedding(ids, layout, last=last)
         if self.spec.dropout and self.training:
             x = dropout(x, self.spec.dropout)
-        hidden = self._through_layers(x, layout, state, context, seen, wanted)
+        looking = partial(_looking, state=state, context=context, seen=seen, finite=context_finite)
+        hidden = self._through_layers(x, layout, state, context, looking, wanted)
         if self.norm is not None:
             hidden.x = self.norm(hidden.x, layout.query.valid)
         if state is not None:
@@ -154,14 +164,14 @@ class Transformer(nn.Module):
         layout: Layout,
         state: State | None,
         context: Tensor | None,
-        seen: Positions | None,
+        looking: Callable[[Layout], Layout | None],
         wanted: frozenset[str],
     ) -> Hidden:
-        """`x` from the first layer to the last; `seen` tells the places of the context."""
+        """`x` from the first layer to the last; `looking` gives cross-attention's layout for that of the tokens."""
         losses: dict[str, Tensor] = {}
         records: list[Extra] = []
         walk = None if self.halting is None else Walk(self.halting, x, layout)
-        context_layout = _looking(layout, state, context, seen)
+        context_layout = looking(layout)
         carry: Carry | None = None
         for index, block in enumerate(self.layers):
             assert isinstance(block, Block)
@@ -170,7 +180,7 @@ class Transformer(nn.Module):
                 if walk.empty and (block.cross is None or context is None):  # a new context is always projected
                     continue
                 x, layout, carry = walk.x, walk.over_past(held), walk.carried(carry)
-                context_layout = _looking(layout, state, context, seen)
+                context_layout = looking(layout)
             x, given = block(
                 x,
                 layout,
@@ -254,8 +264,13 @@ def _places(context: Tensor, valid: Tensor | None) -> Positions:
     return Positions(index=index, position=index, valid=valid)
 
 
-def _looking(layout: Layout, state: State | None, context: Tensor | None, seen: Positions | None) -> Layout | None:
-    """The layout of cross-attention, where there is any."""
+def _looking(
+    layout: Layout, *, state: State | None, context: Tensor | None, seen: Positions | None, finite: bool
+) -> Layout | None:
+    """The layout of cross-attention, where there is any; `finite` tells of what stands at padding of the context."""
     if seen is None:
         return None
-    return state.look(layout.query) if state is not None and context is None else Layout.cross(layout.query, seen)
+    if state is not None and context is None:
+        return state.look(layout.query)
+    made = Layout.cross(layout.query, seen).with_finite("query")
+    return made.with_finite("key") if finite else made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -28,7 +29,8 @@ from attentune.spec.run import RunSpec
 from attentune.tasks.folder import save_task_model
 from attentune.tasks.registry import read_task
 from attentune.tasks.task import Fitted, Scores
-from attentune.training.loop import cross_entropy, train
+from attentune.training.loop import train
+from attentune.training.losses import cross_entropy
 from attentune.training.result import TrainResult
 from attentune.training.task import Counts, Parts, read_parts
 from attentune.training.task_source import TaskSource
@@ -118,7 +120,10 @@ class TaskSubject(Subject):
 
     @property
     def fingerprint(self) -> str:
-        return self._source.fingerprint
+        digest = hashlib.sha256(self._source.fingerprint.encode())
+        for record in self.parts.test:
+            digest.update(json.dumps(dict(record.values), sort_keys=True, default=str).encode())
+        return digest.hexdigest()
 
     @property
     def source(self) -> TaskSource:

@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from attentune.spec.attention import AttentionSpec
 from attentune.spec.halting import HaltingSpec
 from attentune.spec.mechanism import Dims
+from attentune.spec.ngrams import NgramSpec
 from attentune.spec.slots import CarriedScore, CarriedValue, Mixer
 from attentune.spec.text import format_value
 from attentune.spec.value import Frozen
@@ -92,6 +93,7 @@ class ModelSpec(Frozen):
     norm: Literal["layer", "rms", "batch"] = "layer"
     norm_placement: Literal["pre", "post"] = "pre"
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None  # None: 1e-5, for rms 1e-6
+    ngrams: NgramSpec | None = None  # pieces of text that have vectors of their own; None: tokens alone
     embedding_norm: bool = False  # normalise what enters the first layer (BERT, BLOOM)
     bias: bool = False  # in linear layers and LayerNorm
     tie_embeddings: bool = True
@@ -146,6 +148,11 @@ class ModelSpec(Frozen):
                 raise ValueError("residual_scores adds scores of one scale: every layer needs the same similarity")
         if self.halting is not None:
             self._check_halting()
+        if self.ngrams is not None and any(attention.mask.lookahead is not None for attention in attentions):
+            raise ValueError(
+                "ngrams are for models that see a text whole: text that is made token by token is not looked back on; "
+                "use mask=full in the layers, or leave ngrams out"
+            )
         self._check_encoder(crosses)
         return self
 

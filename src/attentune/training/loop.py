@@ -8,15 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from attentune.data.batches import IGNORED, MicroBatch
 from attentune.data.corpus import Corpus
 from attentune.errors import TrainingError
 from attentune.models.storage import prepare_folder
 from attentune.spec.run import RunSpec
 from attentune.training.clipping import Clipper
 from attentune.training.diagnostics import gradient_flow
+from attentune.training.losses import cross_entropy
 from attentune.training.optimizers import decaying_parameters
 from attentune.training.regularizers import add_penalty_gradients, with_auxiliary
 from attentune.training.reporting import REPORT_EVERY, Progress, report, track, track_flow
@@ -153,41 +152,6 @@ def _steps(
         if evaluated:
             _told(session, on_evaluation, step, validation)
             model.train()
-
-
-def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0) -> Tensor:
-    """The mean loss of the scored targets in nats, times the micro-batch's share of its step.
-
-    Shape: logits [B T V]; the result is a scalar. Where no target is scored it is 0.
-    """
-    if part.share == 0.0:
-        return logits.sum() * 0.0
-    if part.targets.is_floating_point():  # several labels may hold at once
-        each = F.binary_cross_entropy_with_logits(
-            logits, smoothed(part.targets, label_smoothing), pos_weight=part.class_weights
-        )
-        return each if part.share == 1.0 else each * part.share
-    flat, targets = logits.flatten(0, -2), part.targets.flatten()
-    if part.scored is not None:
-        flat, targets = flat.index_select(0, part.scored), targets.index_select(0, part.scored)
-    if part.class_weights is None:
-        loss = F.cross_entropy(flat, targets, ignore_index=IGNORED, label_smoothing=label_smoothing)
-    else:
-        summed = F.cross_entropy(
-            flat,
-            targets,
-            weight=part.class_weights,
-            ignore_index=IGNORED,
-            label_smoothing=label_smoothing,
-            reduction="sum",
-        )
-        loss = summed / (targets != IGNORED).sum()
-    return loss if part.share == 1.0 else loss * part.share
-
-
-def smoothed(targets: Tensor, label_smoothing: float) -> Tensor:
-    """Labels of 0 and 1 moved towards one half."""
-    return targets * (1 - label_smoothing) + 0.5 * label_smoothing if label_smoothing else targets
 
 
 def _summed(losses: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,10 @@ import torch
 from attentune.errors import KernelError, near
 from attentune.kernels.native.operators import forward as core_forward
 from attentune.kernels.native.operators import statistics
-from attentune.kernels.native.problem import BY_DISTANCE, FORMS, KINDS
+from attentune.kernels.native.problem import BY_DISTANCE, FORMS, KINDS, SIZE
 from attentune.shapes import Float, Int, Tensor
 from attentune.spec.score_steps import AddByDistance, AddByQuery, LogAddExpByDistance, MultiplyByQuery, SoftCap, Step
 
-SIZE = 64  # queries and keys of a tile
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 STATISTICS = ("column_mass", "entropy", "top_k", "lse")
 

@@ -52,7 +52,7 @@ class Problem(ctypes.Structure):
         *((n, ctypes.c_void_p) for n in ("query_position", "key_position")),
         ("dropout", ctypes.c_double),
         ("seed", ctypes.c_uint64),
-        *((n, ctypes.c_int64) for n in ("threads", "segments", "doubles")),
+        *((n, ctypes.c_int64) for n in ("threads", "segments", "doubles", "bfloat16")),
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attentune.kernels.native.library import call, segments
-from attentune.kernels.native.problem import Assembled, Given, exact, head_last, operand, readable, reduced
+from attentune.kernels.native.problem import Assembled, Given, exact, head_last, operand, readable, reduced, stored
 
 
 def compute_forward(
@@ -32,9 +32,10 @@ def compute_forward(
     given = Given(
         q, k, v, values, extra_logit, table, query_position, key_position, seed, scale, steps, caps, kind, dropout
     )
-    made = Assembled(given)
+    own = stored(q, k)
+    made = Assembled(given, own)
     (batch, heads, queries), dtype = q.shape[:3], exact(q.dtype)
-    output = head_last(batch, heads, queries, v.shape[3], q, dtype)
+    output = head_last(batch, heads, queries, v.shape[3], q, own)
     lse = q.new_full((batch, heads, queries), float("nan"), dtype=dtype)
     made.problem.output, made.problem.lse = operand(output), operand(lse)
     call("forward", made.problem)
@@ -141,9 +142,10 @@ def compute_backward(
     given = Given(
         q, k, v, values, extra_logit, table, query_position, key_position, seed, scale, steps, caps, kind, dropout
     )
-    made, dtype = Assembled(given), exact(q.dtype)
-    output, d_output = readable(output, dtype), readable(d_output, dtype)
-    dq, dk, dv = (_gradient_like(x, dtype) for x in (q, k, v))
+    own, dtype = stored(q, k), exact(q.dtype)
+    made = Assembled(given, own)
+    output, d_output = readable(output, own), readable(d_output, own)
+    dq, dk, dv = (_gradient_like(x, own) for x in (q, k, v))
     p = made.problem
     p.output, p.d_output, p.lse = operand(output), operand(d_output), operand(lse)
     p.dq, p.dk, p.dv = operand(dq), operand(dk), operand(dv)
@@ -157,8 +159,8 @@ def compute_backward(
     if extra_logit is not None:
         # The extra logit's own weight w meets no value: the gradient of its score is w (0 - sum over d of do o).
         logit = extra_logit.to(dtype)[:, None]
-        own = torch.exp(logit - torch.logaddexp(lse, logit)).masked_fill(lse.isneginf(), 0.0)
-        extra = -(own * (d_output * output).sum(-1)).sum((0, 2)).to(extra_logit.dtype)
+        weight = torch.exp(logit - torch.logaddexp(lse, logit)).masked_fill(lse.isneginf(), 0.0)
+        extra = -(weight * (d_output.to(dtype) * output).sum(-1)).sum((0, 2)).to(extra_logit.dtype)
     gradients = [reduced(b, x) if w else b for b, x, w in zip(buffers, values, wanted, strict=True)]
     return [dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), extra, *gradients]
 

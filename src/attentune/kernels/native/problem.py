@@ -13,6 +13,7 @@ from attentune.shapes import Float, Int, Tensor
 
 KINDS = ("softmax", "sigmoid", "relu2")  # as WeightKind of source/problem.h
 FORMS = ("AddByDistance", "LogAddExpByDistance", "SoftCap", "MultiplyByQuery", "AddByQuery")  # as StepKind
+SIZE = 64  # queries and keys of a tile, TILE of source/tiles.h
 SOFT_CAP = FORMS.index("SoftCap")
 BY_DISTANCE = (0, 1)
 
@@ -51,6 +52,12 @@ def head_last(batch: int, heads: int, tokens: int, width: int, like: Tensor, dty
     return like.new_empty(batch, tokens, heads, width, dtype=dtype).transpose(1, 2)
 
 
+def stored(q: Tensor, k: Tensor) -> torch.dtype:
+    """The type in which the core reads and writes this call's tensors: their own where rows fit one tile."""
+    direct = q.dtype is torch.bfloat16 and max(q.shape[2], k.shape[2]) <= SIZE
+    return q.dtype if direct else exact(q.dtype)
+
+
 def readable(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` in `dtype` with contiguous rows; itself where it already is."""
     x = x.detach().to(dtype)
@@ -65,9 +72,10 @@ def operand(x: Tensor) -> Operand:
 class Assembled:
     """A problem, and the tensors that must live as long as it is used."""
 
-    def __init__(self, given: Given) -> None:
-        dtype = exact(given.q.dtype)
-        self.q, self.k, self.v = (readable(x, dtype) for x in (given.q, given.k, given.v))
+    def __init__(self, given: Given, dtype: torch.dtype | None = None) -> None:
+        """`dtype`: how q, k and v are read, if not in the type that is computed in."""
+        own, dtype = dtype or exact(given.q.dtype), exact(given.q.dtype)
+        self.q, self.k, self.v = (readable(x, own) for x in (given.q, given.k, given.v))
         self.values = [value.detach().to(dtype).contiguous() for value in given.values]
         self.extra_logit = None if given.extra_logit is None else given.extra_logit.detach().to(dtype).contiguous()
         self.table = [part.contiguous() for part in given.table]
@@ -103,6 +111,7 @@ class Assembled:
             threads=torch.get_num_threads(),
             segments=1,
             doubles=dtype is torch.float64,
+            bfloat16=own is torch.bfloat16,
         )
 
     def _steps(self, given: Given) -> ctypes.Array[Step]:

@@ -13,6 +13,8 @@ struct Place {
 template <class T> INLINE T *at(const Operand &x, int64_t b, int64_t h, int64_t t) {
     return static_cast<T *>(x.data) + b * x.batch + h * x.head + t * x.token;
 }
+// Lanes of whole vectors that hold the tile's queries; the others are not computed.
+template <class T> INLINE int lanes(const Place &at) { return (at.queries + LANES<T> - 1) / LANES<T> * LANES<T>; }
 INLINE int in_tile(int64_t first, int64_t length) { return int(length - first < TILE ? length - first : TILE); }
 INLINE int64_t tiles(int64_t length) { return (length + TILE - 1) / TILE; }
 

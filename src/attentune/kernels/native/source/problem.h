@@ -39,4 +39,5 @@ struct Problem {
     double dropout;
     uint64_t seed;
     int64_t threads, segments, doubles; // doubles: the numbers are float64
+    int64_t bfloat16; // q, k, v, output, d_output, dq, dk and dv are; only rows of one tile
 };

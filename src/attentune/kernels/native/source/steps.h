@@ -69,19 +69,21 @@ template <class T> INLINE Vector<T> logistic(Vector<T> x) {
 template <class T>
 static void apply_steps(const Problem &p, const Place &at, StepTile<T> &tile, T *s, T *saved) {
     constexpr int L = LANES<T>;
+    const int here = lanes<T>(at);
     for (int64_t n = 0; n < p.steps; n++) {
         const Step &step = p.step[n];
         T *kept = saved ? saved + n * TILE * TILE : nullptr;
         if (kept && step.kind != SOFT_CAP) std::memcpy(kept, s, sizeof(T) * TILE * size_t(at.keys));
         if (step.kind == SOFT_CAP) { // cap tanh(s / cap)
             const T cap = T(step.cap), inverse = T(1 / step.cap);
-            for (int x = 0; x < at.keys * TILE; x += L) store(s + x, tangent(load(s + x) * inverse) * cap);
+            for (int j = 0; j < at.keys; j++)
+                for (int x = j * TILE; x < j * TILE + here; x += L) store(s + x, tangent(load(s + x) * inverse) * cap);
             if (kept) std::memcpy(kept, s, sizeof(T) * TILE * size_t(at.keys));
             continue;
         }
         StepValues<T> values = step_values(p, step, at, tile);
         for (int j = 0; j < at.keys; j++)
-            for (int i = 0; i < TILE; i += L) {
+            for (int i = 0; i < here; i += L) {
                 Vector<T> x = load(s + j * TILE + i), y = load(values.base + j * values.row + i);
                 if (step.kind == MULTIPLY_BY_QUERY) x = x * y;
                 else if (step.kind == LOG_ADD_EXP_BY_DISTANCE) x = log_add_exp<T>(x, y);
@@ -96,9 +98,11 @@ template <class T>
 static void add_by_distance(const Problem &p, const Step &step, const Place &at, const StepValues<T> &values,
                             StepTile<T> &tile, const T *d, double *gradient) {
     constexpr int L = LANES<T>;
+    const int here = lanes<T>(at);
     if (step.constant) {
         Vector<T> sum{};
-        for (int x = 0; x < at.keys * TILE; x += L) sum += load(d + x);
+        for (int j = 0; j < at.keys; j++)
+            for (int i = 0; i < here; i += L) sum += load(d + j * TILE + i);
         gradient[0] += double(sum_of<T>(sum));
         return;
     }
@@ -117,7 +121,7 @@ static void add_by_distance(const Problem &p, const Step &step, const Place &at,
     std::memset(tile.skewed, 0, sizeof tile.skewed);
     for (int j = 0; j < at.keys; j++) {
         T *line = tile.skewed + (j % L) * 2 * TILE + TILE - j / L * L;
-        for (int i = 0; i < TILE; i += L) store(line + i, load(line + i) + load(d + j * TILE + i));
+        for (int i = 0; i < here; i += L) store(line + i, load(line + i) + load(d + j * TILE + i));
     }
     for (int r = 0; r < L; r++)
         for (int x = 0; x < 2 * TILE; x++) {
@@ -131,15 +135,17 @@ static void add_by_distance(const Problem &p, const Step &step, const Place &at,
 template <class T>
 static void undo_steps(const Problem &p, const Place &at, int64_t row, StepTile<T> &tile, T *d, const T *saved, T *spare) {
     constexpr int L = LANES<T>;
+    const int here = lanes<T>(at);
     for (int64_t n = p.steps - 1; n >= 0; n--) {
         const Step &step = p.step[n];
         const T *kept = saved + n * TILE * TILE;
         if (step.kind == SOFT_CAP) { // d tanh = 1 - tanh^2
             const T inverse = T(1 / step.cap);
-            for (int x = 0; x < at.keys * TILE; x += L) {
-                Vector<T> t = load(kept + x) * inverse, from = load(d + x);
-                store(d + x, (Mask<T>)(from == 0) ? Vector<T>{} : from * (1 - t * t));
-            }
+            for (int j = 0; j < at.keys; j++)
+                for (int x = j * TILE; x < j * TILE + here; x += L) {
+                    Vector<T> t = load(kept + x) * inverse, from = load(d + x);
+                    store(d + x, (Mask<T>)(from == 0) ? Vector<T>{} : from * (1 - t * t));
+                }
             continue;
         }
         StepValues<T> values = step_values(p, step, at, tile);
@@ -150,7 +156,7 @@ static void undo_steps(const Problem &p, const Place &at, int64_t row, StepTile<
         }
         if (step.kind == LOG_ADD_EXP_BY_DISTANCE) {
             for (int j = 0; j < at.keys; j++)
-                for (int i = 0; i < TILE; i += L) {
+                for (int i = 0; i < here; i += L) {
                     Vector<T> x = load(kept + j * TILE + i) - load(values.base + j * values.row + i);
                     Vector<T> from = load(d + j * TILE + i);
                     Mask<T> none = from == 0; // hidden, or both infinite
@@ -160,7 +166,7 @@ static void undo_steps(const Problem &p, const Place &at, int64_t row, StepTile<
             if (step.gradient) add_by_distance(p, step, at, values, tile, spare, by_distance);
             continue;
         }
-        for (int i = 0; i < TILE; i += L) { // by query: sums over the keys
+        for (int i = 0; i < here; i += L) { // by query: sums over the keys
             Vector<T> factor = load(values.base + i), sum{};
             for (int j = 0; j < at.keys; j++) {
                 Vector<T> from = load(d + j * TILE + i);

@@ -132,6 +132,20 @@ INLINE Vector<double> log_one_plus(Vector<double> u) {
     return u;
 }
 
+// log(x) for 1 <= x < infinity: the exponent, and the logarithm of what is left; NaN stays NaN.
+INLINE Vector<float> logarithm(Vector<float> x) {
+    using V = Vector<float>;
+    const Bits<float> bits = (Bits<float>)x;
+    const V whole = __builtin_convertvector((Mask<float>)(bits >> 23) - 127, V);
+    const V left = (V)((bits & 0x7FFFFFu) | 0x3F800000u);
+    const V y = log_one_plus(left - 1.0f) + whole * 0.69314718056f;
+    return x != x ? x : y;
+}
+INLINE Vector<double> logarithm(Vector<double> x) {
+    for (int lane = 0; lane < LANES<double>; lane++) x[lane] = std::log(x[lane]);
+    return x;
+}
+
 // tanh: x + x^3 P(x^2) near 0, where 1 - exp would cancel; (1 - e) / (1 + e) with e = exp(-2 |x|) elsewhere.
 INLINE Vector<float> tangent(Vector<float> x) {
     Vector<float> size = x < 0 ? -x : x, square = x * x;
