@@ -20,7 +20,7 @@ from attentune.search.ledger import read_ledger
 from attentune.search.progress import Quiet
 from attentune.search.recipe import baseline_recipe, check_candidates, model_spec
 from attentune.search.result import STAGES, Measure, StudyResult, TrialRecord
-from attentune.search.space import ModelSizes, StudySpec, TuningSpace, read_study
+from attentune.search.space import ModelSizes, Settings, StudySpec, TuningSpace, read_study
 from attentune.search.study import open_subject, optimize
 from attentune.spec.run import DataSpec
 from search.test_study import Listener, comparable
@@ -188,6 +188,8 @@ def test_candidates_stand_in_the_encoder_in_the_decoder_and_between(tmp_path: Pa
     models = open_subject(spec, Quiet()).models
     base = baseline_recipe(spec, "encoder-decoder")
     plain = model_spec(base, spec, models)
+    half = model_spec(base.holding("position", "rotary"), spec.replace(tolerance=0.2), models)
+    assert half.encoder is not None and half.scale_embeddings == half.encoder.scale_embeddings  # one table for both
     assert plain.encoder is not None and plain.scale_embeddings and plain.encoder.scale_embeddings
     assert (plain.encoder.layers[0].attention.mask.kind, plain.layers[0].attention.mask.kind) == ("full", "causal")
     check_candidates(spec, "encoder-decoder")
@@ -206,11 +208,13 @@ def test_candidates_stand_in_the_encoder_in_the_decoder_and_between(tmp_path: Pa
 def test_a_translator_is_optimised_and_its_attention_drawn(tmp_path: Path) -> None:
     pytest.importorskip("sacrebleu")
     torch.set_num_threads(1)
-    result = optimize(translation(tmp_path / "numbers.tsv"), out=tmp_path / "study", command="attentune optimize")
+    spec = translation(tmp_path / "numbers.tsv", steps=60, search_steps=40, settings=Settings(learning_rate=1e-2))
+    result = optimize(spec, out=tmp_path / "study", command="attentune optimize")
     assert result.objective.measure.name == "bleu"
-    assert {"encoder.position", "cross.scores"} <= {
-        key.split("/")[1] for key in ("screening/encoder.position/rotary", "screening/cross.scores/qk_norm")
-    }
+    assert {trial.status for trial in result.trials} <= {"complete", "pruned"}
+    tried = {trial.attention for trial in result.trials if trial.arm == "candidate"}
+    assert any("| encoder: heads=2, position=rotary" in text for text in tried)
+    assert any("cross=attention(heads=2, scores=qk_norm)" in text for text in tried)
     assert "encoder: " in result.baseline.attention and "cross=attention" in result.baseline.attention
     assert result.deployment is not None and result.deployment.passed
     assert (tmp_path / "study" / "task" / "attention-1.png").exists()
@@ -220,14 +224,18 @@ def test_a_translator_is_optimised_and_its_attention_drawn(tmp_path: Path) -> No
 @pytest.mark.skipif(not STOCKS.exists(), reason="the real data of stockemotions are not beside the repository")
 def test_real_records_are_optimised_within_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Path(__file__).resolve().parents[2] / "configs" / "stockemotions.toml"
-    arguments = ["--config", str(config), "--data", str(STOCKS / "train_stockemo.csv")]
+    small = config.read_text(encoding="utf-8").replace("width = 128", "width = 32")
+    candidates = '[candidates]\nscores = ["qk_norm"]\nposition = ["alibi"]\n[tuning]\ntrials = 1\n'
+    own = "search_steps = 16\nsteps = 24\ncombinations = 0\nsearch_validation_tokens = 6000\n"
+    (tmp_path / "stocks.toml").write_text(f"{own}{small}\n{candidates}", encoding="utf-8")
+    arguments = ["--config", str(tmp_path / "stocks.toml"), "--data", str(STOCKS / "train_stockemo.csv")]
     arguments += ["--validation-path", str(STOCKS / "val_stockemo.csv")]
-    arguments += ["--test-path", str(STOCKS / "test_stockemo.csv")]
-    arguments += ["--budget", "150k-tokens", "--tuning.trials", "1", "--combinations", "0"]
-    assert main(["optimize", *arguments, "--out", str(tmp_path), "--json"]) == 0
+    arguments += ["--test-path", str(STOCKS / "test_stockemo.csv"), "--budget", "900k-tokens", "--context", "96"]
+    assert main(["optimize", *arguments, "--out", str(tmp_path / "study"), "--json"]) == 0
     result = StudyResult.from_json(capsys.readouterr().out)
     assert result.data.test_records == 1000
-    assert result.tokens_used < 1.6 * 150_000
+    assert result.tokens_used <= 900_000
+    assert result.baseline.attention == "heads=4, position=rotary"
     assert all("test macro_f1" in arm.figures for arm in (result.baseline, result.winner))
 
 

@@ -32,7 +32,15 @@ SAME: Final = (
     "candidates",
     "tuning",
     "objective",
+    "search_steps",
+    "search_share",
+    "search_validation_tokens",
+    "combinations",
+    "margin",
+    "folds",
+    "tolerance",
 )
+OF_OPTIMIZER: Final = ("name", "learning_rate", "weight_decay", "beta1", "beta2", "momentum", "adamw_ratio")
 OF_MODEL: Final = (
     "width",
     "depth",
@@ -66,9 +74,7 @@ def study_of(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
     table = dict(table)
     found: dict[str, Any] = {name: table.pop(name) for name in SAME if name in table}
     settings, tuning = {}, dict(found.get("tuning", {}))
-    optimizer = _table(
-        table, "optimizer", path, ("name", "learning_rate", "weight_decay", "beta1", "beta2", "adamw_ratio")
-    )
+    optimizer = _table(table, "optimizer", path, OF_OPTIMIZER)
     if "name" in optimizer:
         settings["optimizer"] = optimizer.pop("name")
     settings |= optimizer

@@ -179,7 +179,8 @@ def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int, evaluati
             weight_decay=settings.weight_decay,
             beta1=settings.beta1,
             beta2=settings.beta2,
-            **_ratio(settings),
+            momentum=settings.momentum,
+            adamw_ratio=settings.adamw_ratio,
         ),
         schedule=ScheduleSpec(name=settings.schedule, warmup=_warmup(settings, steps), floor=settings.floor),
         clip=ClipSpec(name=settings.clip, limit=settings.clip_limit),
@@ -192,13 +193,6 @@ def run_spec(recipe: Recipe, spec: StudySpec, *, steps: int, seed: int, evaluati
         checkpoint_every=every * max(1, 250 // every),
         diagnose_every=0,
     )
-
-
-def _ratio(settings: Settings) -> dict[str, float]:
-    """What muon alone reads."""
-    if settings.optimizer != "muon" or settings.adamw_ratio is None:
-        return {}
-    return {"adamw_ratio": settings.adamw_ratio}
 
 
 def _warmup(settings: Settings, steps: int) -> int:
@@ -240,9 +234,11 @@ def _matched(recipe: Recipe, spec: StudySpec, models: Models, target: int) -> Mo
 
 def _model(recipe: Recipe, spec: StudySpec, models: Models, width: int, hidden: int | None) -> ModelSpec:
     sizes, depth = spec.model, recipe.shape.depth
+    # Beside sinusoids, whose size is 1, embeddings of the usual small size would not be seen; encoder and decoder may
+    # share theirs.
+    drowned = "sinusoidal" in {recipe.added_position(site) for site in ("", "encoder.")}
 
     def stack(site: str, depth: int, encoder: ModelSpec | None) -> ModelSpec:
-        added = recipe.added_position(site)
         return ModelSpec(
             vocab_size=1,
             width=width,
@@ -250,16 +246,15 @@ def _model(recipe: Recipe, spec: StudySpec, models: Models, width: int, hidden: 
             context=spec.context,
             layers=recipe.layers(site),
             feed_forward=FeedForwardSpec(name=sizes.feed_forward, hidden=hidden),
-            position=added,
+            position=recipe.added_position(site),
             norm=sizes.norm,
             norm_placement=sizes.norm_placement,
             embedding_norm=sizes.embedding_norm,
             bias=sizes.bias,
             tie_embeddings=sizes.tie_embeddings,
-            # Beside sinusoids, whose size is 1, embeddings of the usual small size would not be seen.
-            scale_embeddings=sizes.scale_embeddings or added == "sinusoidal",
             ngrams=sizes.ngrams if not encoder else None,
-            logit_factor=sizes.logit_factor,
+            scale_embeddings=sizes.scale_embeddings or drowned,
+            logit_factor=1.0 if drowned and sizes.logit_factor is None else sizes.logit_factor,
             dropout=sizes.dropout,
             attention_dropout=sizes.attention_dropout,
             encoder=encoder,

@@ -110,9 +110,9 @@ class ModelSizes(Frozen):
     bias: bool = False
     tie_embeddings: bool = True
     scale_embeddings: bool = False  # x sqrt(width); always so where sinusoids are added, as in the paper of 2017
+    logit_factor: Positive | None = None  # of logits; None: 1, of scaled embeddings that are the head 1 / sqrt(width)
     embedding_norm: bool = False  # normalise what enters the first layer
     ngrams: NgramSpec | None = None  # of a model that sees texts whole, or of the encoder beside a decoder
-    logit_factor: Positive | None = None  # of all logits; None: 1, 1/sqrt(width) where embeddings are scaled
     dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
 
@@ -129,7 +129,8 @@ class Settings(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     beta1: Share = 0.9
     beta2: Share = 0.99
-    adamw_ratio: Positive | None = None  # with muon: AdamW's learning rate as a share of it; None: the usual 0.15
+    momentum: Share = 0.95  # muon only
+    adamw_ratio: Positive = 0.15  # muon only: AdamW's learning rate as a share of muon's
     schedule: Schedule = "cosine"
     warmup: Share = 0.05  # share of the steps
     warmup_steps: int | None = Field(default=None, ge=0)  # instead, up to half of the steps

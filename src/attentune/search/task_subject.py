@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -120,7 +121,10 @@ class TaskSubject(Subject):
 
     @property
     def fingerprint(self) -> str:
-        return self._source.fingerprint
+        digest = hashlib.sha256(self._source.fingerprint.encode())
+        for record in self.parts.test:
+            digest.update(json.dumps(dict(record.values), sort_keys=True, default=str).encode())
+        return digest.hexdigest()
 
     @property
     def source(self) -> TaskSource:

@@ -168,7 +168,10 @@ class Fitted(ABC):
 
     @abstractmethod
     def predict(self, model: nn.Module, records: Sequence[Record]) -> list[Prediction]:
-        """In the order of the records, which need the columns `asked` alone."""
+        """In the order of the records, which need the columns `asked` alone.
+
+        A record without text is answered without a guess: no label, no tags, an empty text.
+        """
 
     @abstractmethod
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
