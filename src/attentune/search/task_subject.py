@@ -206,7 +206,10 @@ class TaskSubject(Subject):
         return found
 
     def search_size(self, tokens: int) -> int:
-        lengths = np.array([one.length for one in self._source.validation])[_drawn(self.size)]
+        lengths = np.array([one.length for one in self._source.validation])
+        if len(lengths) != self.size:  # some records make several rows, or none
+            return max(1, min(self.size, tokens * self.size // int(lengths.sum())))
+        lengths = lengths[_drawn(self.size)]
         return max(1, int((np.cumsum(lengths) <= tokens).sum()))
 
     def fold(self, folds: int, number: int) -> TaskSubject:

@@ -40,6 +40,7 @@ def windows_of(
     marks: Int[np.ndarray, " T"],
     asked: Int[np.ndarray, " Q"],
     *,
+    tokenizer: SubwordTokenizer,
     length: int,
     overlap: int,
 ) -> Iterator[Window]:
@@ -51,10 +52,11 @@ def windows_of(
         places: their characters.
         marks: what is known of each.
         asked: the tokens of the question; it stands in every row.
+        tokenizer: has the tokens that stand before and after the question.
         length: more than the question, 2 tokens around it and `overlap`.
         overlap: tokens.
     """
-    before = np.concatenate([[SubwordTokenizer.classifier], asked, [SubwordTokenizer.separator]]).astype(np.int32)
+    before = np.concatenate([[tokenizer.classifier], asked, [tokenizer.separator]]).astype(np.int32)
     nothing = np.full(len(before), OUTSIDE, dtype=np.int64)
     nowhere = np.full((len(before), 2), -1, dtype=np.int64)
     room = length - len(before)

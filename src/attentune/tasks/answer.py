@@ -17,7 +17,7 @@ from torch import nn
 from attentune.data.batches import MicroBatch
 from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
-from attentune.data.subwords import SPECIAL, SubwordTokenizer
+from attentune.data.subwords import SubwordTokenizer
 from attentune.errors import CheckpointError, DataError
 from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
@@ -176,7 +176,7 @@ class FittedAnswer(Fitted):
                 dropout=task.dropout,
                 hidden_share=task.word_dropout,
                 unknown=self.tokenizer.unknown,
-                special=len(SPECIAL),
+                special=self.tokenizer.special,
             ),
             seed,
         )
@@ -191,6 +191,7 @@ class FittedAnswer(Fitted):
             places,
             marks_of(context, question, places, self.frequencies),
             self.tokenizer.encode(question)[: task.longest_question],
+            tokenizer=self.tokenizer,
             length=self.context,
             overlap=task.overlap,
         )

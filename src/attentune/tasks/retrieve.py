@@ -16,7 +16,7 @@ from torch import nn
 
 from attentune.data.batches import MicroBatch
 from attentune.data.records import Record
-from attentune.data.subwords import SPECIAL, SubwordTokenizer
+from attentune.data.subwords import SubwordTokenizer
 from attentune.errors import CheckpointError, DataError
 from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
@@ -156,7 +156,7 @@ class FittedRetrieve(Fitted):
                 dropout=task.dropout,
                 hidden_share=task.word_dropout,
                 unknown=self.tokenizer.unknown,
-                special=len(SPECIAL),
+                special=self.tokenizer.special,
             ),
             seed,
         )

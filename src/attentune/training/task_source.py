@@ -73,7 +73,8 @@ class TaskSource:
     def judged_by(self, validation: Sequence[Record]) -> TaskSource:
         """The same training examples, measured on other records; of a run it knows nothing."""
         other = copy.copy(self)
-        other.validation, other._records = [self.fitted.example(one) for one in validation], list(validation)
+        other.validation = [example for one in validation for example in self.fitted.examples(one)]
+        other._records = list(validation)
         other.remember({}, {})
         return other
 
