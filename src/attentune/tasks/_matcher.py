@@ -51,7 +51,7 @@ class Matcher(nn.Module):
         dropout: float,
         hidden_share: float,
         unknown: int,
-        special: int,
+        special: tuple[int, ...],
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -60,7 +60,8 @@ class Matcher(nn.Module):
         self.register_buffer("weights", weights.clone())
         self.register_buffer("index", torch.zeros(collection, spec.width))
         self.temperature, self.dropout, self.hidden_share = temperature, dropout, hidden_share
-        self.unknown, self.special = unknown, special
+        self.unknown = unknown
+        self.register_buffer("special", torch.tensor(special), persistent=False)
         self.scale: nn.Parameter | None = None
         self.bias: nn.Parameter | None = None
         if labelled:
@@ -79,7 +80,8 @@ class Matcher(nn.Module):
             weight = weight * layout.query.valid
         if self.training and self.hidden_share:
             drawn = torch.rand(ids.shape, device=ids.device) < self.hidden_share
-            ids = ids.masked_fill(drawn & (ids >= self.special), self.unknown)
+            assert isinstance(self.special, Tensor)
+            ids = ids.masked_fill(drawn & ~torch.isin(ids, self.special), self.unknown)
         given = self.trunk.hidden_states(ids, layout)
         kept = given.x if layout is None else given.x.masked_fill((weight == 0)[..., None], 0.0)
         pooled = torch.einsum("bt,bte->be", weight.to(kept.dtype), kept)

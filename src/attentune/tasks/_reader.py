@@ -28,7 +28,9 @@ class Reader(Headed):
 
     threshold: Tensor
 
-    def __init__(self, spec: ModelSpec, *, dropout: float, hidden_share: float, unknown: int, special: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, *, dropout: float, hidden_share: float, unknown: int, special: tuple[int, ...]
+    ) -> None:
         super().__init__(spec, classes=2, dropout=dropout, hidden_share=hidden_share, unknown=unknown, special=special)
         self.marks = nn.Parameter(
             torch.empty(KINDS, spec.width).normal_(0.0, float(self.trunk.embedding.table.detach().std()))

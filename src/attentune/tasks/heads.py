@@ -95,7 +95,7 @@ class Headed(nn.Module):
         dropout: float,
         hidden_share: float,
         unknown: int,
-        special: int | tuple[int, ...],
+        special: tuple[int, ...],
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -103,8 +103,7 @@ class Headed(nn.Module):
         self.halting = self.trunk.halting
         self.output = Output(spec.width, classes)
         self.dropout, self.hidden_share, self.unknown = dropout, hidden_share, unknown
-        kept = range(special) if isinstance(special, int) else special
-        self.register_buffer("special", torch.tensor(list(kept)), persistent=False)
+        self.register_buffer("special", torch.tensor(special), persistent=False)
 
     def bind(self, **choice: object) -> None:
         """Choose the kernels of every attention, as `Transformer.bind`."""
@@ -136,7 +135,7 @@ class Classifier(Headed):
         dropout: float,
         hidden_share: float,
         unknown: int,
-        special: int | tuple[int, ...],
+        special: tuple[int, ...],
     ) -> None:
         super().__init__(
             spec, classes=classes, dropout=dropout, hidden_share=hidden_share, unknown=unknown, special=special
