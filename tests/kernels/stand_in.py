@@ -70,10 +70,12 @@ def forward(
     assert query_position.dtype is key_position.dtype is torch.int32
     assert query_position.shape[0] == key_position.shape[0] in (1, q.shape[0])
     group = q.shape[1] // k.shape[1]
+    seen = visible(table)
+    q = q.masked_fill(~seen.any(2)[:, None, :, None], 0.0)  # padding may hold anything
+    k, v = (x.masked_fill(~seen.any(1)[:, None, :, None], 0.0) for x in (k, v))
     keys, values = (x.to(exact).repeat_interleave(group, 1) for x in (k, v))
     s = scale * (q.to(exact) @ keys.transpose(-1, -2))
     distance = (query_position[:, :, None] - key_position[:, None, :]).long()
-    seen = visible(table)
     for step in steps:
         match step:
             case AddByDistance() | LogAddExpByDistance():

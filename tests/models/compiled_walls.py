@@ -54,7 +54,8 @@ def test_packed_rows() -> None:
         return model(ids, Layout.packed(documents)).logits
 
     compiled = torch.compile(packed, fullgraph=True, backend="aot_eager")
-    assert torch.allclose(compiled(ids, documents), packed(ids, documents), atol=1e-10)
+    real = documents >= 0  # what a model makes of padding is finite, and may differ from kernel to kernel
+    assert torch.allclose(compiled(ids, documents)[real], packed(ids, documents)[real], atol=1e-10)
 
 
 def test_memory_from_segment_to_segment() -> None:
