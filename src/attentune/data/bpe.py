@@ -21,8 +21,9 @@ from attentune.data.vocabulary import (
     checked_ids,
     lengths_of_bytes,
     save_library_tokenizer,
+    whole_characters,
 )
-from attentune.errors import CheckpointError, DataError
+from attentune.errors import CheckpointError
 
 _PIECE = 1 << 16  # characters handed to the library at once
 _PIECES = 16  # pieces encoded in parallel between two reports of progress
@@ -76,12 +77,7 @@ class BpeTokenizer:
 
     def encode(self, text: str, *, unknown: Unknown = "error", progress: Progress | None = None) -> TokenIds:
         """The tokens of `text`; half a surrogate pair, which has no bytes, is a `DataError` or skipped."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            if unknown == "error":
-                raise DataError(f"the text holds half a surrogate pair at character {error.start}; repair it") from None
-            text = text.encode("utf-8", "ignore").decode()
+        text = whole_characters(text, unknown)
         pieces = list(_pieces(text))
         parts = [np.empty(0, dtype=np.int32)]
         done = 0

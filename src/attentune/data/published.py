@@ -19,8 +19,9 @@ from attentune.data.vocabulary import (
     checked_ids,
     read_json,
     save_library_tokenizer,
+    whole_characters,
 )
-from attentune.errors import CheckpointError, DataError
+from attentune.errors import CheckpointError
 
 
 @final
@@ -46,12 +47,7 @@ class PublishedTokenizer:
 
     def encode(self, text: str, *, unknown: Unknown = "error", progress: Progress | None = None) -> TokenIds:
         """The tokens of `text`; half a surrogate pair, which has no bytes, is a `DataError` or skipped."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            if unknown == "error":
-                raise DataError(f"the text holds half a surrogate pair at character {error.start}; repair it") from None
-            text = text.encode("utf-8", "ignore").decode()
+        text = whole_characters(text, unknown)
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         if progress is not None:
             progress(len(text), len(text))

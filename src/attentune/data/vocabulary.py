@@ -52,6 +52,17 @@ def lengths_of_bytes(tokens: Iterable[bytes]) -> tuple[NDArray[np.int32], NDArra
     return np.array(sizes, dtype=np.int32), np.array(characters, dtype=np.int32)
 
 
+def whole_characters(text: str, unknown: Unknown) -> str:
+    """`text`; half a surrogate pair, which has no bytes, is a `DataError` or skipped."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        if unknown == "error":
+            raise DataError(f"the text holds half a surrogate pair at character {error.start}; repair it") from None
+        return text.encode("utf-8", "ignore").decode()
+    return text
+
+
 def checked_ids(ids: Sequence[int] | NDArray[np.integer[Any]], vocab_size: int) -> NDArray[np.int64]:
     """`ids` as an array.
 

@@ -14,6 +14,7 @@ from attentune.layers.dropout import dropout
 from attentune.models.transformer import Transformer
 from attentune.shapes import Bool, Float, Int, Tensor
 from attentune.spec.model import ModelSpec
+from attentune.tasks.heads import with_hidden_words
 
 SAME = -1e4  # the logit of a right answer of another row
 START_SCALE, START_BIAS = 5.0, -2.5  # of labelled pairs: probability .5 at cosine .5
@@ -39,6 +40,7 @@ class Matcher(nn.Module):
     has_memory = False
     weights: Tensor
     index: Tensor
+    special: Tensor
 
     def __init__(
         self,
@@ -79,9 +81,7 @@ class Matcher(nn.Module):
         if layout is not None and layout.query.valid is not None:
             weight = weight * layout.query.valid
         if self.training and self.hidden_share:
-            drawn = torch.rand(ids.shape, device=ids.device) < self.hidden_share
-            assert isinstance(self.special, Tensor)
-            ids = ids.masked_fill(drawn & ~torch.isin(ids, self.special), self.unknown)
+            ids = with_hidden_words(ids, self.hidden_share, unknown=self.unknown, special=self.special)
         given = self.trunk.hidden_states(ids, layout)
         kept = given.x if layout is None else given.x.masked_fill((weight == 0)[..., None], 0.0)
         pooled = torch.einsum("bt,bte->be", weight.to(kept.dtype), kept)

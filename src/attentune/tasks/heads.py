@@ -77,15 +77,24 @@ class Output(nn.Module):
         return y
 
 
+def with_hidden_words(
+    ids: Int[Tensor, "B T"], share: float, *, unknown: int, special: Int[Tensor, " S"]
+) -> Int[Tensor, "B T"]:
+    """`ids` with a share of them, drawn anew, read as `unknown`; those that are `special` stay."""
+    drawn = torch.rand(ids.shape, device=ids.device) < share
+    return ids.masked_fill(drawn & ~torch.isin(ids, special), unknown)
+
+
 class Headed(nn.Module):
     """An encoder's trunk, tokens of which may be hidden from it in training, and an output layer.
 
     `hidden_share` of the tokens that stand for text are read as `unknown` in training (word dropout,
-    arXiv:1511.06349): the model learns not to hang on single words, and what an unknown word looks like. `special`
-    tokens stay, which are numbered so, or are the first so many.
+    arXiv:1511.06349): the model learns not to hang on single words, and what an unknown word looks like. Tokens whose
+    numbers are `special` stay.
     """
 
     has_memory = False
+    special: Tensor
 
     def __init__(
         self,
@@ -113,9 +122,7 @@ class Headed(nn.Module):
         """`ids`, in training with some of them hidden."""
         if not self.training or not self.hidden_share:
             return ids
-        drawn = torch.rand(ids.shape, device=ids.device) < self.hidden_share
-        assert isinstance(self.special, Tensor)
-        return ids.masked_fill(drawn & ~torch.isin(ids, self.special), self.unknown)
+        return with_hidden_words(ids, self.hidden_share, unknown=self.unknown, special=self.special)
 
     def thinned(self, x: Float[Tensor, "... E"]) -> Float[Tensor, "... E"]:
         """Dropout in training."""
