@@ -20,6 +20,7 @@ from attentune.spec.model import ModelSpec
 from attentune.spec.run import ClipSpec, DataSpec, OptimizerSpec, RegularizerSpec, ScheduleSpec
 from attentune.training.feed import SegmentStreams, step_feed
 from attentune.training.loop import train
+from attentune.training.losses import cross_entropy, disagreement
 from attentune.training.result import StopTraining
 from attentune.training.start import StartWarning, warn_of_drowned_tokens
 from attentune.training.state import checkpoints
@@ -87,6 +88,26 @@ def test_label_smoothing_is_the_formula() -> None:
     logs = F.log_softmax(model(part.ids).logits.double(), -1).detach()
     expected = -(0.8 * logs.gather(-1, part.targets[..., None])[..., 0] + 0.2 * logs.mean(-1)).mean()
     assert train(model, small_corpus(), run).losses[0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_consistency_adds_what_two_dropouts_disagree_about() -> None:
+    run = small_run(steps=1, regularizer=RegularizerSpec(consistency=2.0))
+    model = TinyLanguageModel(dropout=0.3)
+    part = step_feed(small_corpus().train, run, has_memory=False, device=torch.device("cpu"))(0).parts[0]
+    model.train()
+    torch.manual_seed(run.seed)
+    first, second = (model(part.ids).logits for _ in range(2))
+    both = sum(cross_entropy(one, part) for one in (first, second))
+    (0.5 * both + 2.0 * disagreement(first, second, part)).backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    found = train(TinyLanguageModel(dropout=0.3), small_corpus(), run)
+    assert found.losses[0] == pytest.approx(cross_entropy(first, part).item(), rel=1e-5)
+    assert found.gradient_norms[0] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_consistency_with_memory_is_refused() -> None:
+    with pytest.raises(TrainingError, match="memory would hold it twice"):
+        train(RememberingModel(), small_corpus(), small_run(regularizer=RegularizerSpec(consistency=1.0)))
 
 
 def test_bf16_where_asked_trains_other_numbers_close_by() -> None:

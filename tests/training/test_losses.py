@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from attentune.data.batches import IGNORED, MicroBatch
-from attentune.training.losses import MANY, ROWS, RowsCrossEntropy, cross_entropy
+from attentune.training.losses import MANY, ROWS, RowsCrossEntropy, cross_entropy, disagreement
 
 
 def _part(targets: torch.Tensor, share: float = 1.0) -> MicroBatch:
@@ -59,3 +59,44 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
     poisoned = logits.detach().clone()
     poisoned[0, 1] = float("inf")
     assert not torch.isfinite(cross_entropy(poisoned.requires_grad_(), _part(targets)))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.0])
+def test_disagreement_is_the_mean_of_both_divergences(share: float) -> None:
+    first, targets = _given(9, 7, torch.float32)
+    second = _given(9, 7, torch.float32)[0].detach().flip(1).requires_grad_()
+    found = disagreement(first, second, _part(targets, share))
+    p, q = (one[targets != IGNORED].double().log_softmax(-1) for one in (first, second))
+    both = F.kl_div(q, p, log_target=True, reduction="batchmean") + F.kl_div(
+        p, q, log_target=True, reduction="batchmean"
+    )
+    assert found.item() == pytest.approx(0.5 * share * both.item(), rel=1e-5)
+    found.backward()
+    assert first.grad is not None and second.grad is not None
+    assert (first.grad[0, ::5] == 0).all() and (first.grad.norm() > 0) == (share > 0)
+
+
+def test_disagreement_of_several_labels_is_that_of_each() -> None:
+    first, second = (torch.randn(4, 1, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    part = MicroBatch(torch.zeros(4, 5), torch.ones(4, 1, 3), None, 0.5)
+    both = [torch.stack([one, torch.zeros_like(one)], -1).log_softmax(-1) for one in (first, second)]
+    ways = [F.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean() for p, q in (both, both[::-1])]
+    assert disagreement(first, second, part).item() == pytest.approx(0.25 * sum(ways).item())
+
+
+def test_disagreement_about_hidden_classes_and_unscored_rows_is_none() -> None:
+    first, targets = _given(6, 5, torch.float32)
+    poisoned = first.detach().clone()
+    poisoned[..., 3], poisoned[0, 0] = float("-inf"), float("nan")
+    poisoned.requires_grad_()
+    found = disagreement(poisoned, poisoned + torch.arange(5.0), _part(targets))
+    found.backward()
+    assert found > 0 and poisoned.grad is not None and torch.isfinite(poisoned.grad).all()
+
+
+def test_places_that_are_named_are_compared_alone() -> None:
+    first, targets = _given(12, 5, torch.float32)
+    second = torch.zeros_like(first)
+    places = (targets.flatten() != IGNORED).nonzero()[:, 0]
+    part = MicroBatch(targets, targets, None, 1.0, scored=places)
+    assert disagreement(first, second, part).item() == pytest.approx(disagreement(first, second, _part(targets)).item())

@@ -53,6 +53,11 @@ class MicroBatch:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     class_weights: Tensor | None = None
 
+    @property
+    def holds_several(self) -> bool:
+        """Whether a target says of each label if it holds, 1 or 0, and is no number of a class."""
+        return self.targets.is_floating_point()
+
 
 def training_batch(
     tokens: Tokens, *, seed: int, step: int, batch: int, context: int, isolate_documents: bool = False

@@ -57,6 +57,7 @@ class RegularizerSpec(Frozen):
     l1: NonNegative = 0.0  # x sum of |w| over the weights that decay
     l2: NonNegative = 0.0  # x sum of w^2 over the weights that decay
     label_smoothing: Fraction = 0.0
+    consistency: NonNegative = 0.0  # R-Drop: x disagreement of two passes with different dropout (arXiv:2106.14448)
 
 
 class DataSpec(Frozen):

@@ -15,7 +15,7 @@ from attentune.models.storage import prepare_folder
 from attentune.spec.run import RunSpec
 from attentune.training.clipping import Clipper
 from attentune.training.diagnostics import gradient_flow
-from attentune.training.losses import cross_entropy
+from attentune.training.losses import cross_entropy, disagreement
 from attentune.training.optimizers import decaying_parameters
 from attentune.training.regularizers import add_penalty_gradients, with_auxiliary
 from attentune.training.reporting import REPORT_EVERY, Progress, report, track, track_flow
@@ -96,6 +96,10 @@ def _steps(
         raise TrainingError(
             "compile=true does not go with a model that halts tokens: how many go on depends on the text; turn one off"
         )
+    if run.regularizer.consistency and session.has_memory:
+        raise TrainingError(
+            "regularizer.consistency reads a batch twice, and this model's memory would hold it twice; turn one off"
+        )
     forward = torch.compile(model) if run.compile else model
     clip = Clipper(model, run.clip)
     decaying = decaying_parameters(model)
@@ -114,6 +118,11 @@ def _steps(
                 output = forward(part.ids, part.layout, **part.inputs, **session.carried(number))
                 loss = cross_entropy(output.logits, part, run.regularizer.label_smoothing)
                 total = with_auxiliary(loss, output.losses, part.share)
+                if run.regularizer.consistency:
+                    again = forward(part.ids, part.layout, **part.inputs)
+                    other = cross_entropy(again.logits, part, run.regularizer.label_smoothing)
+                    total = 0.5 * (total + with_auxiliary(other, again.losses, part.share))
+                    total = total + run.regularizer.consistency * disagreement(output.logits, again.logits, part)
             total.backward()
             session.carry(number, output)
             losses.append((loss.detach(), total.detach()))

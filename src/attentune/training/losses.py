@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from attentune.data.batches import IGNORED, MicroBatch
 
 ROWS = 64  # of logits that are worked on together: with some thousand classes they stay in a core's cache
+NEVER = -1e4  # the logarithm of a probability that is taken for 0, so that classes that are hidden do not give 0 * inf
 MANY = 256  # classes from which on that pays
 
 
@@ -22,7 +23,7 @@ def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0
     """
     if part.share == 0.0:
         return logits.sum() * 0.0
-    if part.targets.is_floating_point():  # several labels may hold at once
+    if part.holds_several:
         each = F.binary_cross_entropy_with_logits(
             logits, smoothed(part.targets, label_smoothing), pos_weight=part.class_weights
         )
@@ -43,6 +44,27 @@ def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0
         )
         loss = summed / (targets != IGNORED).sum()
     return loss if part.share == 1.0 else loss * part.share
+
+
+def disagreement(first: Tensor, second: Tensor, part: MicroBatch) -> Tensor:
+    """1/2 [KL(p || q) + KL(q || p)] of what two passes say, p = softmax(first) and q = softmax(second), in nats: the
+    mean over the scored targets, times the micro-batch's share of its step. Of several labels it is that of each.
+
+    R-Drop: Regularized Dropout for Neural Networks, arXiv:2106.14448, equation 2. The two sums of the definition are
+    one, 1/2 sum_v (p_v - q_v) (log p_v - log q_v).
+
+    Shape: both [B T V], as the logits of `cross_entropy`; the result is a scalar. Where no target is scored it is 0.
+    """
+    if part.share == 0.0:
+        return (first.sum() + second.sum()) * 0.0
+    if part.holds_several:  # of two outcomes the difference of the logs is that of the logits
+        return 0.5 * ((first.sigmoid() - second.sigmoid()) * (first - second)).mean() * part.share
+    flat, targets = [first.flatten(0, -2), second.flatten(0, -2)], part.targets.flatten()
+    if part.scored is not None:
+        flat, targets = [one.index_select(0, part.scored) for one in flat], targets.index_select(0, part.scored)
+    seen = targets != IGNORED
+    log_p, log_q = (F.log_softmax(one[seen].float(), -1).clamp(min=NEVER) for one in flat)
+    return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean() * part.share
 
 
 def smoothed(targets: Tensor, label_smoothing: float) -> Tensor:
