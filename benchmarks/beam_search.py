@@ -1,15 +1,16 @@
 """Batch beam search and greedy decoding: Attentune against `MarianMTModel.generate` on the same weights, in one run.
 
 A translator as of multi30k (3 + 3 layers, width 256, 8 heads, networks of 512, vocabulary 8,000) with random weights is
-mapped from `transformers` into ours. 64 sources of 8 to 30 tokens are decoded in float32, with the same penalty and the
-same rule for stopping; what both find is compared. Rounds are interleaved; medians, the best, and ratios are reported.
+mapped from `transformers` into ours. 64 sources of 8 to 30 tokens are decoded in float32 or bfloat16, with the same
+penalty and the same rule for stopping; what both find is compared. Rounds are interleaved; medians, the best, and
+ratios are reported.
 
 With random weights no text may end: each of the 40 steps computes all rows. A trained translator ends its texts, and
 what is done leaves our batch, not theirs: `--translator` names the model folder of one in Marian's shape (that of
 configs/multi30k.toml with `--model.norm-placement post --model.bias --model.head-bias` and the attention of 2017), and
 `--data` records with its sources, which both decode in the same batches of like length.
 
-    python benchmarks/beam_search.py [--rounds 5] [--threads 1] [--json FILE]
+    python benchmarks/beam_search.py [--rounds 5] [--threads 1] [--dtype bfloat16] [--json FILE]
     python benchmarks/beam_search.py --translator runs/marian/model --data multi30k/test_2016_flickr
 """
 
@@ -166,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of both models' weights")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--translator", help="model folder of a trained translator in Marian's shape")
     parser.add_argument("--data", help="records whose sources are translated")
@@ -174,9 +176,12 @@ def main() -> None:
         parser.error("--translator and --data go together")
     torch.set_num_threads(arguments.threads)
     rivals = trained_rivals(arguments.translator, arguments.data) if arguments.translator else random_rivals()
+    for model in (rivals.theirs, rivals.ours):
+        model.to(getattr(torch, arguments.dtype))
     sources = sum(map(len, rivals.batches))
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {arguments.threads} threads, "
-          f"{platform.machine()}, {arguments.rounds} interleaved rounds, {sources} sources")  # fmt: skip
+    machine = f"{arguments.dtype}, {arguments.threads} threads, {platform.machine()}"
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {machine}, "
+          f"{arguments.rounds} interleaved rounds, {sources} sources")  # fmt: skip
     print("| decoding | transformers s | attentune s | ratio of medians | of the best | tokens | equal texts |")
     print("|---|---|---|---|---|---|---|")
     rows = []

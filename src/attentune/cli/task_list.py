@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 import typing
 from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from attentune.tasks.registry import known_tasks
+from attentune.tasks.registry import known_tasks, typed
+
+WIDTH = 110  # letters a line
+INDENT = "    "
 
 
 def described() -> list[dict[str, Any]]:
@@ -21,7 +25,7 @@ def described() -> list[dict[str, Any]]:
     }
     tasks = [
         {
-            "name": name,
+            "name": typed(name),
             "summary": " ".join((inspect.getdoc(task) or "").split()),
             "stack": task.stack,
             "options": {
@@ -39,10 +43,11 @@ def shown(found: list[dict[str, Any]]) -> str:
     """The same as text."""
     lines = []
     for task in found:
-        lines += [f"{task['name']}  ({task['stack']})", f"    {task['summary']}"]
+        lines.append(f"{task['name']}  ({task['stack']})")
+        lines += textwrap.wrap(task["summary"], WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
         for name, option in task["options"].items():
             choices = f"  one of {', '.join(map(str, option['choices']))}" if option["choices"] else ""
-            lines.append(f"    {name} = {option['default']!r}{choices}")
+            lines.append(f"{INDENT}{name} = {option['default']!r}{choices}")
         lines.append("")
     return "\n".join(lines)
 

@@ -30,10 +30,15 @@ def known_tasks() -> dict[str, type[Task]]:
     return dict(sorted(found.items()))
 
 
+def typed(name: str) -> str:
+    """The name of a task as users type it: `gap-sentences` for `gap_sentences`."""
+    return name.replace("_", "-")
+
+
 def task_named(name: str) -> type[Task]:
     """The task called `name`. Raises SpecError with near names."""
     if name not in known_tasks():
-        raise SpecError(f"unknown task {name!r}; {near(name, known_tasks())}")
+        raise SpecError(f"unknown task {typed(name)!r}; {near(typed(name), map(typed, known_tasks()))}")
     return known_tasks()[name]
 
 
