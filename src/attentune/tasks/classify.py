@@ -23,6 +23,7 @@ from attentune.models.storage import atomic_write
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
 from attentune.tasks._classification import Expected, bag_of_words, majority, score_labels
+from attentune.tasks._ensemble import Members, alone_or_together
 from attentune.tasks._texts import Column, cell, in_batches, label_of, padded, text_of, trained_tokenizer, warn_of_cuts
 from attentune.tasks.heads import Classifier, PoolingName
 from attentune.tasks.task import Array, Example, Fitted, Prediction, Scores, Task
@@ -50,6 +51,7 @@ class Classify(Task):
     dropout: Share = 0.3  # before the output layer
     word_dropout: Share = 0.1  # share of tokens that training reads as unknown ones
     class_weights: Literal["none", "balanced"] = "none"  # balanced: by 1 / frequency, for rare labels
+    members: Members = 1  # models that learn side by side, whose probabilities are averaged
     metric: Literal["accuracy", "macro_f1", "micro_f1"] = "accuracy"  # by which the best epoch is chosen
 
     @model_validator(mode="after")
@@ -135,8 +137,9 @@ class FittedClassify(Fitted):
 
     def build(self, spec: ModelSpec, *, seed: int | None = None) -> nn.Module:
         task = self.task
-        return seeded(
-            lambda: Classifier(
+
+        def one() -> Classifier:
+            return Classifier(
                 spec,
                 classes=len(self.labels),
                 pooling=task.pooling,
@@ -144,9 +147,9 @@ class FittedClassify(Fitted):
                 hidden_share=task.word_dropout,
                 unknown=self.tokenizer.unknown,
                 special=self.tokenizer.special,
-            ),
-            seed,
-        )
+            )
+
+        return seeded(lambda: alone_or_together(one, task.members, several=task.several), seed)
 
     def whole_length(self, record: Record) -> int:
         """Tokens of a record before it is cut."""

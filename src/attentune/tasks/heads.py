@@ -20,9 +20,12 @@ PoolingName = Literal["mean", "first", "attention", "max"]
 
 @dataclass
 class HeadOutput:
-    """Logits of `P` places (one for a whole row, or all tokens), losses to add, the trunk's vectors of the tokens."""
+    """Logits of `P` places (one for a whole row, or all tokens), losses to add, the trunk's vectors of the tokens.
 
-    logits: Float[Tensor, "B P C"]
+    In training an ensemble gives those of each member, along an axis before the others.
+    """
+
+    logits: Float[Tensor, "*members B P C"]
     losses: dict[str, Tensor]
     hidden: Float[Tensor, "B T E"]
     depths: Int[Tensor, "B T"] | None = None

@@ -23,6 +23,7 @@ from attentune.models.published.folder import is_published, read_published
 from attentune.models.transformer import Transformer
 from attentune.shapes import Tensor
 from attentune.spec.model import LayerSpec, ModelSpec
+from attentune.tasks._ensemble import Ensemble
 from attentune.tasks.folder import load
 from attentune.tasks.task import Fitted, Stack
 
@@ -66,6 +67,8 @@ class Origin:
 def read_origin(folder: str | Path) -> Origin:
     """The model in `folder`: one of a task or of language, or a checkpoint in the Hugging Face layout.
 
+    Of an ensemble it is the first member.
+
     Raises:
         CheckpointError: there is none, it is damaged, or something of it has no place in our model.
     """
@@ -78,20 +81,27 @@ def read_origin(folder: str | Path) -> Origin:
         loaded = load_model(place)
         return Origin(place, "a language model", "lm", loaded.model.spec, _stacks(loaded.model))
     found = load(place)
-    kind, stacks = found.fitted.task.kind, stacks_of(found.model)
-    spec = getattr(found.model, "spec", None)
+    model = found.model.members[0] if isinstance(found.model, Ensemble) else found.model
+    kind, stacks = found.fitted.task.kind, stacks_of(model)
+    spec = getattr(model, "spec", None)
     if not stacks or not isinstance(spec, ModelSpec):
         raise CheckpointError(f"{place} holds a model of the task {kind!r} without layers that could be taken over")
     inside = tuple(f"{name}." for name in stacks)
-    head = {name: tensor for name, tensor in weights_of(found.model).items() if not name.startswith(inside)}
+    head = {name: tensor for name, tensor in weights_of(model).items() if not name.startswith(inside)}
     labels = getattr(found.fitted, "labels", getattr(found.fitted, "tags", None))
-    return Origin(place, f"a model of the task {kind}", kind, spec, _stacks(found.model), head, labels)
+    return Origin(place, f"a model of the task {kind}", kind, spec, _stacks(model), head, labels)
 
 
 def stacks_of(model: nn.Module) -> dict[str, Transformer]:
     """The stacks of layers of a model, by the names of its parts; a model that is one has the name ``."""
     if isinstance(model, Transformer):
         return {"": model}
+    if isinstance(model, Ensemble):
+        return {
+            f"members.{number}.{name}": stack
+            for number, member in enumerate(model.members)
+            for name, stack in stacks_of(member).items()
+        }
     return {name: part for name, part in model.named_children() if isinstance(part, Transformer)}
 
 

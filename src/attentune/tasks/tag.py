@@ -24,6 +24,7 @@ from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
+from attentune.tasks._ensemble import Members, alone_or_together
 from attentune.tasks._spans import KnownPhrases, are_spans, best_sequence, entities, transitions
 from attentune.tasks._tagging import score_tags
 from attentune.tasks._texts import Column, cell, in_batches, padded, trained_tokenizer
@@ -48,6 +49,7 @@ class Tag(Task):
     tags: Column = "tags"
     dropout: Share = 0.3  # before the output layer
     word_dropout: Share = 0.1  # share of pieces that training reads as unknown ones
+    members: Members = 1  # models that learn side by side, whose probabilities are averaged
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Tag:
@@ -125,17 +127,17 @@ class FittedTag(Fitted):
         return spec.replace(vocab_size=self.tokenizer.vocab_size, context=self.context)
 
     def build(self, spec: ModelSpec, *, seed: int | None = None) -> nn.Module:
-        return seeded(
-            lambda: Tagger(
+        def one() -> Tagger:
+            return Tagger(
                 spec,
                 classes=len(self.tags),
                 dropout=self.task.dropout,
                 hidden_share=self.task.word_dropout,
                 unknown=self.tokenizer.unknown,
                 special=self.tokenizer.special,
-            ),
-            seed,
-        )
+            )
+
+        return seeded(lambda: alone_or_together(one, self.task.members), seed)
 
     def pieces(self, words: Sequence[str]) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " words"]]:
         """The ids of a sentence, and where in them each word begins; a word without any is one unknown piece."""

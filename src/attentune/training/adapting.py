@@ -44,13 +44,13 @@ def adapt(model: nn.Module, filled: frozenset[str], start: StartSpec) -> None:
         for name, stack in stacks.items()
         if any(one.startswith(f"{name}." if name else "") for one in filled)
     ]
-    weights = dict(model.named_parameters())
+    weights, by_name = dict(model.named_parameters()), {"encoder", "decoder"} <= stacks.keys()
     for part in start.frozen:
         named = [
             before + own
             for name, stack, before in each
             for own, _ in stack.named_parameters()
-            if before + own in filled and part.holds(name if len(stacks) > 1 else part.stack or name, own)
+            if before + own in filled and part.holds(name if by_name else part.stack or name, own)
         ]
         if not named:
             raise TrainingError(f"freeze={part.text!r} names nothing of this model that came from {start.path}")

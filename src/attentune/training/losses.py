@@ -19,18 +19,16 @@ MANY = 256  # classes from which on that pays
 def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0) -> Tensor:
     """The mean loss of the scored targets in nats, times the micro-batch's share of its step.
 
-    Shape: logits [B T V]; the result is a scalar. Where no target is scored it is 0.
+    Shape: logits [B T V], of an ensemble in training [M B T V], of which it is the mean over the members; the result is
+    a scalar. Where no target is scored it is 0.
     """
     if part.share == 0.0:
         return logits.sum() * 0.0
     if part.holds_several:
-        each = F.binary_cross_entropy_with_logits(
-            logits, smoothed(part.targets, label_smoothing), pos_weight=part.class_weights
-        )
+        wanted = smoothed(part.targets, label_smoothing).expand_as(logits)
+        each = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=part.class_weights)
         return each if part.share == 1.0 else each * part.share
-    flat, targets = logits.flatten(0, -2), part.targets.flatten()
-    if part.scored is not None:
-        flat, targets = flat.index_select(0, part.scored), targets.index_select(0, part.scored)
+    flat, targets = _rows(logits, part)
     if part.class_weights is None:
         loss = _of_rows(flat, targets, label_smoothing)
     else:
@@ -46,6 +44,19 @@ def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0
     return loss if part.share == 1.0 else loss * part.share
 
 
+def _rows(logits: Tensor, part: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Logits [N V] of the places that may be scored and their targets, the same for all members of an ensemble."""
+    targets = part.targets.expand(logits.shape[:-1]).flatten()
+    flat = logits.flatten(0, -2)
+    if part.scored is None:
+        return flat, targets
+    places = part.scored
+    if len(flat) > part.targets.numel():
+        firsts = torch.arange(0, len(flat), part.targets.numel(), device=places.device)
+        places = (firsts[:, None] + places).flatten()
+    return flat.index_select(0, places), targets.index_select(0, places)
+
+
 def disagreement(first: Tensor, second: Tensor, part: MicroBatch) -> Tensor:
     """1/2 [KL(p || q) + KL(q || p)] of what two passes say, p = softmax(first) and q = softmax(second), in nats: the
     mean over the scored targets, times the micro-batch's share of its step. Of several labels it is that of each.
@@ -53,17 +64,15 @@ def disagreement(first: Tensor, second: Tensor, part: MicroBatch) -> Tensor:
     R-Drop: Regularized Dropout for Neural Networks, arXiv:2106.14448, equation 2. The two sums of the definition are
     one, 1/2 sum_v (p_v - q_v) (log p_v - log q_v).
 
-    Shape: both [B T V], as the logits of `cross_entropy`; the result is a scalar. Where no target is scored it is 0.
+    Shape: both as the logits of `cross_entropy`; the result is a scalar. Where no target is scored it is 0.
     """
     if part.share == 0.0:
         return (first.sum() + second.sum()) * 0.0
     if part.holds_several:  # of two outcomes the difference of the logs is that of the logits
         return 0.5 * ((first.sigmoid() - second.sigmoid()) * (first - second)).mean() * part.share
-    flat, targets = [first.flatten(0, -2), second.flatten(0, -2)], part.targets.flatten()
-    if part.scored is not None:
-        flat, targets = [one.index_select(0, part.scored) for one in flat], targets.index_select(0, part.scored)
+    (flat, targets), (other, _) = _rows(first, part), _rows(second, part)
     seen = targets != IGNORED
-    log_p, log_q = (F.log_softmax(one[seen].float(), -1).clamp(min=NEVER) for one in flat)
+    log_p, log_q = (F.log_softmax(one[seen].float(), -1).clamp(min=NEVER) for one in (flat, other))
     return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean() * part.share
 
 
