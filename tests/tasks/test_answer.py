@@ -25,6 +25,7 @@ from attentune.tasks._reader import Reader, best_spans
 from attentune.tasks._word_overlap import sliding_window
 from attentune.tasks.answer import Answer, FittedAnswer
 from attentune.tasks.folder import load, save_task_model
+from attentune.tasks.reading import drawn_apart
 from attentune.tasks.registry import read_task
 from attentune.tasks.task import Prediction
 from attentune.training.task import Parts, train_task
@@ -316,7 +317,19 @@ def test_options_and_data_that_do_not_fit_are_refused() -> None:
         fitted(questions(10, 1), context=26)
     with pytest.raises(SpecError, match="different columns"):
         Answer(question="context")
-    assert read_task("answer(article=none)").drawn_whole is None
+    assert read_task("answer(article=none)").drawn_whole == ()
+
+
+def test_without_articles_the_questions_of_a_text_stay_together() -> None:
+    plain = [
+        Record({name: value for name, value in one.values.items() if name != "title"}, one.where)
+        for one in questions(40, 1)
+    ]
+    kept, drawn = drawn_apart(Answer(), plain, 0.2)
+    assert len(kept) + len(drawn) == 40 and drawn
+    assert not {one["context"] for one in kept} & {one["context"] for one in drawn}
+    with pytest.raises(DataError, match="title"):
+        drawn_apart(Answer(article="title"), plain, 0.2)
 
 
 @pytest.mark.filterwarnings("default::attentune.data.encoding.DataWarning")
@@ -360,7 +373,7 @@ def test_from_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore::attentune.data.encoding.DataWarning")
 def test_real_questions_become_examples(shared_data: Path) -> None:
     records = read_records(shared_data / "squad" / "squad-v1.1-48-articles.json", ("question", "context", "answers"))
-    kept, drawn = split(records, 0.1, group=Answer().drawn_whole)
+    kept, drawn = split(records, 0.1, group=Answer().drawn_whole[0])
     assert not {one["title"] for one in kept} & {one["title"] for one in drawn}
     some = drawn[:200]
     known = Answer().fit(some, DataSpec(tokenizer="bpe", vocab_size=1000, lowercase=True), context=256)

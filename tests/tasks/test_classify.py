@@ -137,12 +137,14 @@ def test_a_small_model_learns_and_comes_back_from_its_folder(tmp_path: Path) -> 
     assert run.best == max(run.curve, key=lambda one: (one.value, -one.loss))
     known = Classify(word_dropout=0.05).fit(parts.train, WORDS, context=RUN.context)
     save_task_model(tmp_path / "model", run.model, known.complete(small()), known)
-    model = load(tmp_path / "model")
+    model = load(tmp_path)  # what holds the folder `model` will do
     assert model.predict(list(parts.test)) == known.predict(run.model, parts.test)
     (answer,) = model.predict(["the film was lovely of the"])
     assert (answer.value, set(answer.fields)) == ("good", {"probability", "probabilities"})
     assert model.predict([{"text": "a dire plot"}])[0].value == "bad"
     assert model.score(parts.test) == run.test
+    with pytest.raises(DataError, match=r"predict takes a list.*predict\(\[\.\.\.\]\)"):
+        model.predict("the film was lovely")
     with pytest.raises(DataError, match="input 2 has no 'text'"):
         model.predict([{"text": "a"}, {"txt": "b"}])
     (tmp_path / "model" / "labels.json").write_text("{}")
@@ -163,8 +165,22 @@ def test_several_labels_are_learned() -> None:
     known = task.fit(records, WORDS, context=16)
     (answer,) = known.predict(run.model, [Record({"text": "red and green"}, "x")])
     assert set(answer.fields["probabilities"]) == {"red", "blue", "green"}
+    for cell in ('["red", "blue"]', " red , blue"):
+        assert known.task.labels_of(Record({"text": "x", "label": cell}, "x")) == ("red", "blue")
+    assert known.task.labels_of(Record({"text": "x", "label": "[red"}, "x")) == ("[red",)
     from_list = Record({"text": "x", "label": ["red", "blue"]}, "x")
     assert known.example(from_list).targets.tolist() == [[1.0, 0.0, 1.0]]
+
+
+def test_a_label_that_is_wrongly_said_counts_in_micro_f1() -> None:
+    """Truth: red, blue, red; said: red and green, green, nothing: 1 right, 2 wrong, 2 missed."""
+    truth, said = (["red"], ["blue"], ["red"]), (["red", "green"], ["green"], [])
+    records = [Record({"text": "x", "label": ",".join(one)}, f"line {n}") for n, one in enumerate(truth)]
+    task = Classify(several=True, metric="micro_f1")
+    known = task.fit([*records, Record({"text": "x", "label": "green"}, "line 9")], WORDS, context=16)
+    scores = known.score([Prediction(one) for one in said], records)
+    assert scores.values["micro_f1"] == pytest.approx(2 * 1 / (2 * 1 + 2 + 2))
+    assert scores.values["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)  # of red and blue, which the records hold
 
 
 def test_a_class_weighs_as_its_rarity_says() -> None:

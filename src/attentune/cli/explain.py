@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from attentune.cli.loading import model_folder
 from attentune.cli.plan import Options
 from attentune.kernels import KERNELS, LayoutKind, Plan, Request, plan
 from attentune.mechanisms import attention, load_plugin, registry
-from attentune.models.checkpoint import load_model
+from attentune.models.checkpoint import load_model, model_folder
 from attentune.spec.attention import AttentionSpec
 
 

@@ -7,17 +7,13 @@ from pathlib import Path
 
 import torch
 
-from attentune.cli.words import UsageError
 from attentune.data.encoding import DataWarning
 from attentune.data.tokenizers import Tokenizer, load_tokenizer
 from attentune.data.vocabulary import Unknown
-from attentune.errors import CheckpointError, SpecError
+from attentune.errors import SpecError
 from attentune.mechanisms import load_plugin, registry
-from attentune.models.checkpoint import CONFIG, load_model, read_config
+from attentune.models.checkpoint import load_model, model_folder, read_config
 from attentune.models.decoder import Decoder
-
-INSIDE = {"train": "model", "optimize": "best"}  # where in its folder a command leaves the model
-BEGUN = {"checkpoints": "train", "study.db": "optimize"}  # what it leaves there before
 
 
 def load(folder: Path, *, device: str, plugin: Path | None) -> tuple[Decoder, Tokenizer]:
@@ -35,28 +31,6 @@ def load(folder: Path, *, device: str, plugin: Path | None) -> tuple[Decoder, To
 def is_of_task(folder: Path) -> bool:
     """Whether the model in `folder` is one of a task, not of language. Raises CheckpointError where there is none."""
     return isinstance(read_config(model_folder(folder)).get("task"), dict)
-
-
-def model_folder(folder: Path) -> Path:
-    """The folder of the model that `folder` is or, as what `train` or `optimize` has left behind, holds.
-
-    Raises:
-        UsageError: it holds two models.
-        CheckpointError: the training or study in it has no model yet.
-    """
-    if not folder.is_dir() or (folder / CONFIG).is_file():
-        return folder
-    inside = [folder / name for name in INSIDE.values() if (folder / name).is_dir()]
-    if len(inside) > 1:
-        raise UsageError(f"{folder} holds two models; name one of them: {' or '.join(map(str, inside))}")
-    if inside:
-        return inside[0]
-    for begun, command in BEGUN.items():
-        if (folder / begun).exists():
-            raise CheckpointError(
-                f"{folder} holds no model yet: `attentune {command}` has not ended there; the same command goes on"
-            )
-    return folder
 
 
 def known_text(text: str, tokenizer: Tokenizer, *, unknown: Unknown, of: str) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 
 from attentune.cli.console import activity, print_json
 from attentune.cli.evaluate import Options
-from attentune.cli.loading import load, model_folder
+from attentune.cli.loading import load
 from attentune.data.builtin import NAME, builtin_text
 from attentune.data.corpus import split_documents, tokenize
 from attentune.data.files import read_documents
 from attentune.errors import SpecError
 from attentune.evaluation.cost import parameter_count, token_latency, training_cost
 from attentune.evaluation.language import evaluate_language
+from attentune.models.checkpoint import model_folder
 from attentune.models.decoder import Decoder
 
 COST_BATCH = 12  # rows of a training step whose cost is measured

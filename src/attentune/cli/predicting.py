@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from attentune.cli.console import Report, activity, print_json
-from attentune.cli.loading import model_folder, pick_device
+from attentune.cli.loading import pick_device
 from attentune.cli.predict import Options
 from attentune.cli.words import UsageError
 from attentune.mechanisms import load_plugin, registry
+from attentune.models.checkpoint import model_folder
 from attentune.spec.run import DataSpec
 from attentune.tasks.answers import AnswerFile, Format, Rows, row_of
 from attentune.tasks.folder import TaskModel, load

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attentune.cli.loading import model_folder
 from attentune.cli.train import ModelOptions, Options
 from attentune.cli.training import model_spec
 from attentune.cli.words import UsageError
 from attentune.data.encoding import DataWarning
+from attentune.models.checkpoint import model_folder
 from attentune.models.published.folder import is_published
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec, RunSpec

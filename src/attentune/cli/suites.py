@@ -10,7 +10,7 @@ import numpy as np
 
 from attentune.cli.console import activity, print_json
 from attentune.cli.evaluate import WHERE_TEXT_IS, Options
-from attentune.cli.loading import known_text, load, model_folder, pick_device
+from attentune.cli.loading import known_text, load, pick_device
 from attentune.cli.words import UsageError
 from attentune.data.builtin import NAME, builtin_text
 from attentune.data.corpus import split_documents
@@ -22,6 +22,7 @@ from attentune.evaluation.suites.needle import Needle
 from attentune.evaluation.suites.scoring import score_examples
 from attentune.evaluation.suites.suite import Recipe, Task
 from attentune.mechanisms import layer, load_plugin, registry
+from attentune.models.checkpoint import model_folder
 from attentune.models.storage import atomic_write, prepare_folder
 from attentune.training.suite import Setting, SuiteResult, run_suite
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from attentune.cli.console import activity, print_json
 from attentune.cli.evaluate import Options
-from attentune.cli.loading import model_folder, pick_device
+from attentune.cli.loading import pick_device
 from attentune.cli.predicting import HEADER
 from attentune.cli.words import UsageError
 from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import Figure, TaskReport
 from attentune.mechanisms import load_plugin, registry
+from attentune.models.checkpoint import model_folder
 from attentune.models.storage import atomic_write
 from attentune.spec.run import DataSpec
 from attentune.tasks.folder import load

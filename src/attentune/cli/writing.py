@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from attentune.cli.console import print_json
 from attentune.cli.generate import Options
-from attentune.cli.loading import known_text, load, model_folder
+from attentune.cli.loading import known_text, load
 from attentune.cli.words import UsageError
 from attentune.data.tokenizers import Tokenizer
 from attentune.errors import DataError
 from attentune.generation import Sampling, complete
+from attentune.models.checkpoint import model_folder
 from attentune.models.decoder import Decoder
 from attentune.spec.slots import Rotation
 from attentune.spec.text import format_value

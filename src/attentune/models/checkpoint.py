@@ -26,6 +26,8 @@ from attentune.spec.model import ModelSpec
 
 FORMAT, VERSION = "attentune-model", 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+INSIDE = {"train": "model", "optimize": "best"}  # where in its folder a command leaves the model
+BEGUN = {"checkpoints": "train", "study.db": "optimize"}  # what it leaves there before
 Model = Decoder | Encoder | EncoderDecoder
 STACKS: dict[str, type[Decoder] | type[Encoder] | type[EncoderDecoder]] = {
     "decoder": Decoder,
@@ -84,13 +86,34 @@ def save_model(
     return target
 
 
+def model_folder(folder: Path) -> Path:
+    """The folder of the model that `folder` is or, as what `train` or `optimize` has left behind, holds.
+
+    Raises:
+        CheckpointError: it holds two models, or the training or study in it has none yet.
+    """
+    if not folder.is_dir() or (folder / CONFIG).is_file():
+        return folder
+    inside = [folder / name for name in INSIDE.values() if (folder / name).is_dir()]
+    if len(inside) > 1:
+        raise CheckpointError(f"{folder} holds two models; name one of them: {' or '.join(map(str, inside))}")
+    if inside:
+        return inside[0]
+    for begun, command in BEGUN.items():
+        if (folder / begun).exists():
+            raise CheckpointError(
+                f"{folder} holds no model yet: `attentune {command}` has not ended there; the same command goes on"
+            )
+    return folder
+
+
 def load_model(folder: str | Path) -> LoadedModel:
-    """The model in `folder`, in evaluation mode on the CPU.
+    """The model in `folder`, or in what `train` or `optimize` left there, in evaluation mode on the CPU.
 
     Raises:
         CheckpointError: the folder is missing, damaged, foreign, or of a newer version.
     """
-    place = Path(folder)
+    place = model_folder(Path(folder))
     settle(place)
     config = read_config(place)
     if isinstance(config.get("task"), dict):

@@ -47,7 +47,8 @@ def score_labels(
 ) -> Scores:
     """Accuracy, F1, calibration; the report by label; the confusions and the most confident mistakes as data.
 
-    A label that the records do not hold is left out of the macro-averaged F1.
+    A label that the records do not hold is left out of the macro-averaged F1; where it is predicted it counts as wrong
+    in the micro-averaged one.
 
     Raises:
         DataError: there are no records.
@@ -84,10 +85,11 @@ def _score_several(
     truth, given = expected.matrix(), expected.matrix([tuple(one.value) for one in predictions])
     there = [number for number in range(len(expected.labels)) if truth[:, number].any()]
 
-    def f1(average: str) -> float:
-        return float(metrics.f1_score(truth, given, labels=there or None, average=average, zero_division=0))
-
-    values = {"accuracy": float((truth == given).all(1).mean()), "macro_f1": f1("macro"), "micro_f1": f1("micro")}
+    values = {
+        "accuracy": float((truth == given).all(1).mean()),
+        "macro_f1": float(metrics.f1_score(truth, given, labels=there or None, average="macro", zero_division=0)),
+        "micro_f1": float(metrics.f1_score(truth, given, average="micro", zero_division=0)),
+    }
     details: dict[str, Any] = {"labels": list(expected.labels)}
     shares = [one.fields.get("probabilities") for one in predictions]
     if all(isinstance(share, dict) and len(share) == len(expected.labels) for share in shares):

@@ -52,7 +52,7 @@ class Answer(Task):
     question: Column = "question"
     context: Column = "context"
     answers: Column = "answers"
-    article: Column | None = "title"  # whose questions stay together where a validation part is drawn
+    article: Column | None = "title"  # its questions stay together where a validation part is drawn; else a text's
     longest_question: Size = 40  # tokens; the end of a longer one is not read
     longest_answer: Size = 30  # tokens
     overlap: Size = 64  # tokens that neighbouring windows of a long context have in common
@@ -74,8 +74,10 @@ class Answer(Task):
         return (self.question, self.context)
 
     @property
-    def drawn_whole(self) -> str | None:
-        return self.article
+    def drawn_whole(self) -> tuple[str, ...]:
+        if self.article is None:
+            return ()
+        return (self.article,) if "article" in self.model_fields_set else (self.article, self.context)
 
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> FittedAnswer:
         least = self.longest_question + 2 + self.overlap
@@ -83,7 +85,7 @@ class Answer(Task):
             raise DataError(
                 f"context={context} leaves no room for a text: a window holds a question (longest_question="
                 f"{self.longest_question}), 2 tokens around it, and more than overlap={self.overlap}; it must be more "
-                f"than {least}"
+                f"than {least}: say for example --context {2 * (least + 1)}"
             )
         answered = [bool(self.spans_of(record)) for record in records]
         if not any(answered):

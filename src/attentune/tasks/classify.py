@@ -91,6 +91,8 @@ class Classify(Task):
         if not self.several:
             return (label_of(record, self.label),)
         held = cell(record, self.label)
+        if isinstance(held, str) and held.lstrip().startswith("["):  # as `predict` writes them into a table
+            held = _listed(held)
         parts = held if isinstance(held, list | tuple) else str("" if held is None else held).split(self.separator)
         return tuple(dict.fromkeys(label for part in parts if (label := str(part).strip())))
 
@@ -103,6 +105,15 @@ class Classify(Task):
             raise CheckpointError(f"{folder / LABELS} is missing or damaged: {error}") from None
         kept = None if weights is None else np.array(weights, dtype=np.float32)
         return FittedClassify(cls(**options), SubwordTokenizer.load(folder), labels, context, kept)
+
+
+def _listed(text: str) -> Any:
+    """The list that a cell holds as JSON; any other text as it is."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, list) else text
 
 
 def _weights(task: Classify, counts: Mapping[str, int], records: int) -> Float[np.ndarray, " C"] | None:

@@ -14,7 +14,16 @@ from torch import nn
 from attentune.data.records import Record
 from attentune.errors import CheckpointError, DataError, SpecError
 from attentune.mechanisms import registry
-from attentune.models.checkpoint import CARD, CONFIG, WEIGHTS, fill_weights, read_config, read_weights, write_model
+from attentune.models.checkpoint import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    fill_weights,
+    model_folder,
+    read_config,
+    read_weights,
+    write_model,
+)
 from attentune.models.storage import atomic_folder, settle
 from attentune.spec.codec import model_from_data
 from attentune.tasks.registry import task_named
@@ -36,8 +45,10 @@ class TaskModel:
         """What the model says of each input: a mapping by column, or, where the task asks for one column, its value.
 
         Raises:
-            DataError: a column is missing; `input 3` is the third.
+            DataError: a column is missing, `input 3` is the third; or `inputs` is one input and no list of them.
         """
+        if isinstance(inputs, str | Mapping):
+            raise DataError("predict takes a list of inputs: write predict([...]) for one of them too")
         records = [self._record(one, number) for number, one in enumerate(inputs, start=1)]
         return [answer for block in self.predict_blocks(records) for _, answer in block]
 
@@ -93,12 +104,12 @@ def save_task_model(
 
 
 def load(folder: str | Path, *, device: torch.device | str = "cpu") -> TaskModel:
-    """The model in `folder` with its task, in evaluation mode.
+    """The model in `folder`, or in what `train` or `optimize` left there, with its task, in evaluation mode.
 
     Raises:
         CheckpointError: the folder is missing, damaged, foreign, of a newer version, or holds a language model.
     """
-    place = Path(folder)
+    place = model_folder(Path(folder))
     settle(place)
     config = read_config(place)
     described = config.get("task")

@@ -60,4 +60,6 @@ def read(task: Task, path: str, data: DataSpec, *, progress: Progress | None = N
 
 def drawn_apart(task: Task, records: Sequence[Record], share: float) -> tuple[list[Record], list[Record]]:
     """Records to train on, and a share to validate with: always the same one, drawn as suits the task."""
-    return split(records, share, by=task.drawn_by, group=task.drawn_whole)
+    names = task.drawn_whole
+    held = [name for name in names if records and name in records[0].values]
+    return split(records, share, by=task.drawn_by, group=next(iter(held or names), None))

@@ -38,7 +38,7 @@ def typed(name: str) -> str:
 def task_named(name: str) -> type[Task]:
     """The task called `name`. Raises SpecError with near names."""
     if name not in known_tasks():
-        raise SpecError(f"unknown task {typed(name)!r}; {near(typed(name), map(typed, known_tasks()))}")
+        raise SpecError(f"unknown task {typed(name)!r}; {near(typed(name), ('lm', *map(typed, known_tasks())))}")
     return known_tasks()[name]
 
 

@@ -74,8 +74,8 @@ class Retrieve(Task):
         return (self.question,) if self.label is None else (self.question, self.answer)
 
     @property
-    def drawn_whole(self) -> str | None:
-        return self.question  # which may stand in several records
+    def drawn_whole(self) -> tuple[str, ...]:
+        return (self.question,)  # which may stand in several records
 
     def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> FittedRetrieve:
         texts = [text_of(record, column) for record in records for column in (self.question, self.answer)]

@@ -103,9 +103,10 @@ class Task(Frozen, ABC):
         return None
 
     @property
-    def drawn_whole(self) -> str | None:
-        """A column whose values stay together when a part is drawn, such as the article of a question."""
-        return None
+    def drawn_whole(self) -> tuple[str, ...]:
+        """Columns of which the first that the records have keeps its values together when a part is drawn, such as the
+        article of a question. None: records are drawn one by one."""
+        return ()
 
     def usable(self, record: Record) -> bool:
         """Whether training can learn from a record at all; blank lines of a text, for example, are left out."""
