@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from attentune.data.batches import IGNORED
+from attentune.data.encoding import DataWarning
 from attentune.data.records import Record, read_records
 from attentune.errors import DataError
 from attentune.mechanisms import layer
@@ -207,3 +208,9 @@ def test_real_sentences_become_examples(shared_data: Path) -> None:
     assert known.spans
     lengths = [known.example(one).length for one in records]
     assert (len(lengths), max(lengths)) == (1009, 64)
+
+
+def test_tags_that_only_look_like_entities_are_told_of() -> None:
+    records = [Record({"tokens": ["a", "b", "c"], "tags": ["O", "B-name", "ORG"]}, "line 1")]
+    with pytest.warns(DataWarning, match="tags such as 'ORG' are none of entities"):
+        assert not Tag().fit(records, PIECES, context=16).spans

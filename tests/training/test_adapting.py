@@ -74,6 +74,11 @@ def test_frozen_parts_do_not_learn() -> None:
     assert same == names
 
 
+def test_layers_that_are_not_there_are_refused() -> None:
+    with pytest.raises(TrainingError, match=r"freeze='layers 1-3': the layers of this model are 0 to 2"):
+        adapt(model := build(SPEC, seed=0), everything(model), StartSpec(path="x", freeze="layers 1-3"))
+
+
 def test_one_stack_of_two_is_frozen_and_only_what_came_from_the_folder() -> None:
     model = build_encoder_decoder(BOTH, seed=0)
     adapt(model, everything(model), StartSpec(path="x", freeze="encoder, decoder layers 0"))

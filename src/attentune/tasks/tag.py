@@ -71,6 +71,14 @@ class Tag(Task):
             where = records[0].where.partition(",")[0] if records else "the training data"
             raise DataError(f"{where}: column {self.tags!r} holds {len(counts)} tags; at least 2 are needed")
         tags = set(counts)
+        if not are_spans(sorted(tags)) and any(tag[1:2] == "-" for tag in tags):
+            strange = next(tag for tag in sorted(tags) if tag != "O" and tag[:2] not in ("B-", "I-"))
+            warnings.warn(
+                f"tags such as {strange!r} are none of entities (B-, I-, O): each tag is learned and counted by "
+                "itself, and no order of them is enforced",
+                DataWarning,
+                stacklevel=2,
+            )
         if are_spans(sorted(tags)):  # what begins may go on, although training never shows it
             tags |= {"O"} | {f"{letter}-{tag[2:]}" for tag in tags if tag != "O" for letter in "BI"}
         tokenizer = trained_tokenizer((" ".join(self.words_of(one)) for one in records), data)

@@ -36,7 +36,8 @@ def adapt(model: nn.Module, filled: frozenset[str], start: StartSpec) -> None:
     """Freezes, slows or adapts the weights of `model` called `filled`, in place.
 
     Raises:
-        TrainingError: a part that shall be frozen is none of the model's, or nothing would learn.
+        TrainingError: a part that shall be frozen is none of the model's, layers that it does not have, or nothing
+            would learn.
     """
     stacks = stacks_of(model)
     each = [
@@ -52,6 +53,9 @@ def adapt(model: nn.Module, filled: frozenset[str], start: StartSpec) -> None:
             for own, _ in stack.named_parameters()
             if before + own in filled and part.holds(name if by_name else part.stack or name, own)
         ]
+        deepest = max((stack.spec.depth for _, stack, _ in each), default=0)
+        if named and part.last is not None and part.last >= deepest:
+            raise TrainingError(f"freeze={part.text!r}: the layers of this model are 0 to {deepest - 1}")
         if not named:
             raise TrainingError(f"freeze={part.text!r} names nothing of this model that came from {start.path}")
         for one in named:
