@@ -85,7 +85,7 @@ def confusion_picture(confusion: Sequence[Sequence[int]], labels: Sequence[str])
             for column in places:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axis.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    picture.colorbar(image, ax=axis, shrink=0.8)
+    picture.colorbar(image, ax=axis, shrink=0.8, label="share of the true label")
     return _png(picture)
 
 
