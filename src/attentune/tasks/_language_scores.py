@@ -43,8 +43,8 @@ class Tally:
         }
 
     def as_fields(self) -> dict[str, float]:
-        """For the fields of a prediction."""
-        return asdict(self)
+        """For the fields of a prediction, to be read by people too."""
+        return {**asdict(self), "nats": round(self.nats, 6)}
 
 
 def totalled(predictions: Sequence[Prediction], main: str, how: str) -> Scores:

@@ -43,7 +43,8 @@ class Mlm(Task):
     A share of 15 % of the tokens of a text is drawn anew in each pass: 80 % of them are shown as `<mask>`, 10 % as any
     other token, 10 % as they are. With `whole_word` all tokens of a word are drawn together. A text that is longer than
     the context is read in parts. Figures are of tokens that are always the same; of a text with `<mask>` in it a
-    prediction tells the likeliest tokens there.
+    prediction tells the likeliest tokens there (`fills`), of any other text it hides tokens by itself and writes what
+    it takes them for, with the sum of their losses in `nats`.
     """
 
     kind: Literal["mlm"] = "mlm"
