@@ -1,7 +1,7 @@
 """Batch beam search and greedy decoding: Attentune against `MarianMTModel.generate` on the same weights, in one run.
 
 A translator as of multi30k (3 + 3 layers, width 256, 8 heads, networks of 512, vocabulary 8,000) with random weights is
-mapped from `transformers` into ours. 64 sources of 8 to 30 tokens are decoded in float32 or bfloat16, with the same
+mapped from `transformers` into ours. Sources of 8 to 30 tokens are decoded in float32 or bfloat16, with the same
 penalty and the same rule for stopping; what both find is compared. Rounds are interleaved; medians, the best, and
 ratios are reported.
 
@@ -10,7 +10,7 @@ what is done leaves our batch, not theirs: `--translator` names the model folder
 configs/multi30k.toml with `--model.norm-placement post --model.bias --model.head-bias` and the attention of 2017), and
 `--data` records with its sources, which both decode in the same batches of like length.
 
-    python benchmarks/beam_search.py [--rounds 5] [--threads 1] [--dtype bfloat16] [--json FILE]
+    python benchmarks/beam_search.py [--rounds 5] [--threads 1] [--batch 64] [--dtype bfloat16] [--json FILE]
     python benchmarks/beam_search.py --translator runs/marian/model --data multi30k/test_2016_flickr
 """
 
@@ -42,7 +42,7 @@ from attentune.tasks._sequences import FittedSequences
 from attentune.tasks.folder import TaskModel
 from attentune.tasks.reading import read
 
-VOCABULARY, BATCH, LONGEST = 8000, 64, 40
+VOCABULARY, LONGEST = 8000, 40
 Texts = list[list[int]]
 Run = Callable[[], Texts]
 
@@ -79,7 +79,7 @@ def tensors(theirs: Any) -> dict[str, Tensor]:
     return {**dict(theirs.named_buffers()), **theirs.state_dict()}
 
 
-def random_rivals() -> Rivals:
+def random_rivals(batch: int) -> Rivals:
     """The logit of the end is so low that no text ends."""
     start, end = 0, 1
     around: dict[str, Any] = {"vocab_size": VOCABULARY, "width": 256, "depth": 3, "context": 64}
@@ -93,12 +93,12 @@ def random_rivals() -> Rivals:
         for name, parameter in ours.named_parameters():
             parameter.copy_(mapped[name])
     generator = torch.Generator().manual_seed(1)
-    lengths = torch.randint(8, 31, (BATCH,), generator=generator).tolist()
+    lengths = torch.randint(8, 31, (batch,), generator=generator).tolist()
     texts = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
     return Rivals(theirs, ours, start, end, start, [texts])
 
 
-def trained_rivals(folder: str, data: str) -> Rivals:
+def trained_rivals(folder: str, data: str, batch: int) -> Rivals:
     """The translator in `folder`, and its weights in `transformers`."""
     loaded = attentune.load(folder)
     assert isinstance(loaded, TaskModel)
@@ -124,7 +124,7 @@ def trained_rivals(folder: str, data: str) -> Rivals:
             tensor.copy_(flat[counted[name].long().flatten()].view(tensor.shape))
     records = read(fitted.task, data, DataSpec())
     ids = sorted(([*whole.tolist(), tokenizer.end] for whole in fitted.whole_sources(records)), key=len)
-    batches = [ids[begin : begin + BATCH] for begin in range(0, len(ids), BATCH)]
+    batches = [ids[begin : begin + batch] for begin in range(0, len(ids), batch)]
     return Rivals(theirs, ours, tokenizer.begin, tokenizer.end, tokenizer.pad, batches)
 
 
@@ -156,7 +156,9 @@ def our_run(rivals: Rivals, width: int) -> Run:
         tokens = LONGEST if width == 1 else None
         found = []
         for texts in rivals.batches:
-            made = decode(rivals.ours, texts, by=by, start=rivals.start, end=rivals.end, tokens=tokens, batch=BATCH)
+            made = decode(
+                rivals.ours, texts, by=by, start=rivals.start, end=rivals.end, tokens=tokens, batch=len(texts)
+            )
             found += [list(text[0].tokens) for text in made]
         return found
 
@@ -167,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=64, help="sources that are decoded together")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of both models' weights")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--translator", help="model folder of a trained translator in Marian's shape")
@@ -175,11 +178,14 @@ def main() -> None:
     if (arguments.translator is None) != (arguments.data is None):
         parser.error("--translator and --data go together")
     torch.set_num_threads(arguments.threads)
-    rivals = trained_rivals(arguments.translator, arguments.data) if arguments.translator else random_rivals()
+    if arguments.translator:
+        rivals = trained_rivals(arguments.translator, arguments.data, arguments.batch)
+    else:
+        rivals = random_rivals(arguments.batch)
     for model in (rivals.theirs, rivals.ours):
         model.to(getattr(torch, arguments.dtype))
     sources = sum(map(len, rivals.batches))
-    machine = f"{arguments.dtype}, {arguments.threads} threads, {platform.machine()}"
+    machine = f"batches of {arguments.batch}, {arguments.dtype}, {arguments.threads} threads, {platform.machine()}"
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {machine}, "
           f"{arguments.rounds} interleaved rounds, {sources} sources")  # fmt: skip
     print("| decoding | transformers s | attentune s | ratio of medians | of the best | tokens | equal texts |")
