@@ -30,6 +30,14 @@ def said(texts: list[str]) -> list[Record]:
     return [Record({"de": text}, f"input {place}") for place, text in enumerate(texts)]
 
 
+def test_no_text_is_longer_than_twice_the_longest_of_training() -> None:
+    records = numbers(50)
+    for context in (12, 200):
+        fitted = Translate(source="de", target="en").fit(records, DATA, context=context)
+        longest = max(len(ids) for ids in fitted.target_tokenizer.encode_batch([one["en"] for one in records])) + 1
+        assert fitted.decoding.max_length == min(context, 2 * longest)
+
+
 def test_it_learns_a_language_and_says_texts_it_never_saw() -> None:
     pytest.importorskip("sacrebleu")
     fitted, model = translator()
@@ -112,6 +120,7 @@ def test_a_folder_gives_the_same_task(shared: bool, tmp_path: Path) -> None:
     options = task.model_dump(mode="json", exclude={"kind"})
     again = Translate.load(options, tmp_path)
     assert again.task == task and again.context == 32
+    assert again.longest == fitted.longest == fitted.decoding.max_length
     record = numbers(1, seed=5)[0]
     one, two = fitted.example(record), again.example(record)
     assert one.ids.tolist() == two.ids.tolist() and one.targets.tolist() == two.targets.tolist()

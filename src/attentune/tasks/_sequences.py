@@ -32,6 +32,7 @@ from attentune.tasks._texts import cell, padded, trained_tokenizer, warn_of_cuts
 from attentune.tasks.task import Example, Fitted, Prediction, Scores, Task
 
 HELD = "sequences.json"
+TIMES_LONGEST = 2  # the longest text of training, beyond which no text goes on
 ROWS = 64  # sources that are decoded together
 PLAIN = attention("heads=1")
 Ids = Int[np.ndarray, "_"]
@@ -87,9 +88,11 @@ class SequenceTask(Task):
             tokenizers = (trained_tokenizer((*asked, *answers), data, "both"),) * 2
         else:
             tokenizers = trained_tokenizer(asked, data, "source"), trained_tokenizer(answers, data, "target")
-        fitted = FittedSequences(self, *tokenizers, context)
+        lengths = [len(ids) + 1 for ids in tokenizers[1].encode_batch(answers)]
+        fitted = FittedSequences(
+            self, *tokenizers, context, longest=min(context, TIMES_LONGEST * max(lengths, default=1))
+        )
         warn_of_cuts([len(ids) + 1 for ids in fitted.whole_sources(records)], context, "training sources")
-        lengths = [len(ids) + 1 for ids in fitted.target_tokenizer.encode_batch(answers)]
         warn_of_cuts(lengths, context, "training targets")
         return fitted
 
@@ -97,25 +100,36 @@ class SequenceTask(Task):
     def load(cls, options: Mapping[str, Any], folder: Path) -> FittedSequences:
         task = cls(**options)
         try:
-            context = int(json.loads((folder / HELD).read_text(encoding="utf-8"))["context"])
+            held = json.loads((folder / HELD).read_text(encoding="utf-8"))
+            context, longest = int(held["context"]), int(held.get("longest", held["context"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / HELD} is missing or damaged: {error}") from None
         if task.shared_vocabulary:
-            return FittedSequences(task, *(SubwordTokenizer.load(folder),) * 2, context)
+            return FittedSequences(task, *(SubwordTokenizer.load(folder),) * 2, context, longest=longest)
         source, target = (SubwordTokenizer.load(folder / side) for side in ("source", "target"))
-        return FittedSequences(task, source, target, context)
+        return FittedSequences(task, source, target, context, longest=longest)
 
 
 @final
 class FittedSequences(Fitted):
-    """A `SequenceTask` with its tokenizers; `context` is the most tokens of a side, the end of the text included."""
+    """A `SequenceTask` with its tokenizers.
+
+    `context` is the most tokens of a side that are read, `longest` the most that are written, the end of the text
+    included: twice those of the longest text in training, so that a model which never ends is stopped.
+    """
 
     task: SequenceTask
 
     def __init__(
-        self, task: SequenceTask, source_tokenizer: SubwordTokenizer, target_tokenizer: SubwordTokenizer, context: int
+        self,
+        task: SequenceTask,
+        source_tokenizer: SubwordTokenizer,
+        target_tokenizer: SubwordTokenizer,
+        context: int,
+        *,
+        longest: int,
     ) -> None:
-        self.task, self.context = task, context
+        self.task, self.context, self.longest = task, context, longest
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
 
     def complete(self, spec: ModelSpec) -> ModelSpec:
@@ -192,7 +206,7 @@ class FittedSequences(Fitted):
             width=task.beam,
             length_penalty=task.length_penalty,
             coverage_penalty=task.coverage_penalty,
-            max_length=self.context,
+            max_length=self.longest,
         )
 
     def predict(
@@ -200,7 +214,7 @@ class FittedSequences(Fitted):
     ) -> list[Prediction]:
         """Texts with their scores; `decoding` replaces the task's own. A source without text gives an empty text.
 
-        `ended` is false where a text was cut at the context. `alternatives` are further texts, where asked for.
+        `ended` is false where a text was cut at the most tokens. `alternatives` are further texts, where asked for.
         """
         assert isinstance(model, EncoderDecoder)
         by = self.decoding if decoding is None else decoding
@@ -231,7 +245,7 @@ class FittedSequences(Fitted):
             by=by,
             start=self.target_tokenizer.begin,
             end=self.target_tokenizer.end,
-            tokens=None if isinstance(by, Beam) else self.context,
+            tokens=None if isinstance(by, Beam) else self.longest,
             batch=ROWS,
             weigh=weigh,
         )
@@ -268,7 +282,7 @@ class FittedSequences(Fitted):
             for side, tokenizer in (("source", self.source_tokenizer), ("target", self.target_tokenizer)):
                 (folder / side).mkdir(exist_ok=True)
                 tokenizer.save(folder / side)
-        atomic_write(folder / HELD, json.dumps({"context": self.context}) + "\n")
+        atomic_write(folder / HELD, json.dumps({"context": self.context, "longest": self.longest}) + "\n")
 
 
 def texts_of(record: Record, column: str) -> list[str]:
