@@ -97,8 +97,8 @@ def test_unknown_characters_and_very_long_texts_are_answered() -> None:
 def test_decoding_can_be_chosen() -> None:
     fitted, model = translator()
     asked = said(["eins zwei", "drei"])
-    assert fitted.decoding == Beam(width=5, length_penalty=1.0, max_length=12)
-    several = fitted.predict(model, asked, decoding=Beam(width=3, alternatives=3, max_length=12))
+    assert fitted.decoding == Beam(width=5, length_penalty=1.0, max_length=fitted.longest)
+    several = fitted.predict(model, asked, decoding=Beam(width=3, alternatives=3, max_length=fitted.longest))
     assert several[0].value == "one two" and len(several[0].fields["alternatives"]) == 2
     drawn = fitted.predict(model, asked, decoding=Sampling(greedy=True))
     assert [one.value for one in drawn] == ["one two", "three"]
