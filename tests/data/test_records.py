@@ -74,7 +74,7 @@ def test_a_header_that_is_named_as_such(tmp_path: Path) -> None:
         ("text,label\na,b\n", ("txt",), {}, "no column 'txt'; did you mean 'text'? known: label, text"),
         ("good,1\nbad,0\n", ("text",), {}, "If that line is no header, name the columns by their numbers, from 1."),
         (f"{'x' * 99},1\n", ("text",), {}, f"known: 1, {'x' * 40}... If"),
-        ("text,label\na,b\n", (3,), {}, "has 2 columns and so no column 3; numbers begin at 1"),
+        ("an odd text,x\na,b\n", (3,), {}, "has 2 columns and so no column 3; numbers begin at 1"),
         ("text,label\na,b\n", ("text",), {"header": False}, "name column 'text' by its number, 1 to 2"),
         ("text,text\na,b\n", ("text",), {}, "names column 'text' twice; rename one of them"),
         ("text,label\na,b\nc\n", ("text",), {}, "a.csv, line 3 has 1 fields but the first line has 2"),

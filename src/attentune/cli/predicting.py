@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from attentune.cli.console import Report, activity, print_json
 from attentune.cli.loading import model_folder, pick_device
 from attentune.cli.predict import Options
 from attentune.cli.words import UsageError
+from attentune.data.record import Record
+from attentune.data.shape import TableShape
 from attentune.mechanisms import load_plugin, registry
 from attentune.spec.run import DataSpec
 from attentune.tasks.answers import AnswerFile, Format, Rows, row_of
@@ -69,11 +72,18 @@ def _blocks(options: Options, model: TaskModel, *, skip: int, report: Report, do
 
     data = DataSpec(encoding=options.encoding, header=HEADER[options.header], format=options.input_format)
     task = model.fitted.task
-    records = stream(task, options.input, data, answers=False, skip=skip, progress=told)
+    like = TableShape.read(model.config)
+    records = stream(task, options.input, data, answers=False, skip=skip, like=like, progress=told)
     for block in model.predict_blocks(records, options.block):
-        yield [row_of(record, answer, bare=options.bare) for record, answer in block]
+        yield [row_of(_as_it_came(record, task.asked), answer, bare=options.bare) for record, answer in block]
         done += len(block)
         report(read, size, f"{done:,} records")
+
+
+def _as_it_came(record: Record, asked: Sequence[str]) -> Record:
+    """The record without what it holds twice: a column with a name that was asked for by its number."""
+    shape = TableShape.of(record, asked)
+    return record if shape is None else Record({name: record[name] for name in shape.names}, record.where)
 
 
 def _format(options: Options) -> Format:

@@ -13,6 +13,7 @@ from attentune.cli.starting import Start, read_start
 from attentune.cli.train import Options
 from attentune.cli.training import model_spec
 from attentune.cli.words import UsageError
+from attentune.data.shape import TableShape
 from attentune.evaluation.cost import parameter_count
 from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import TaskReport
@@ -148,12 +149,17 @@ def _leave(
         },
         looks=seen,
     )
+    shape = TableShape.of(parts.train[0], fitted.task.columns)
     folder = save_task_model(
         options.out / "model",
         best.model,
         spec,
         fitted,
-        extra={"run": run.replace(seed=best.seed).model_dump(mode="json"), "score": dict(scores.values)},
+        extra={
+            "run": run.replace(seed=best.seed).model_dump(mode="json"),
+            "score": dict(scores.values),
+            **({} if shape is None else shape.kept()),
+        },
     )
     pictures = report.pictures()
     for name, picture in pictures.items():

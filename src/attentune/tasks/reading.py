@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from attentune.data.encoding import DataWarning
 from attentune.data.records import Record, iterate_records
+from attentune.data.shape import TableShape
 from attentune.data.splits import split
 from attentune.data.streams import Progress
 from attentune.errors import DataError
@@ -15,12 +16,19 @@ from attentune.tasks.task import Task
 
 
 def stream(
-    task: Task, path: str, data: DataSpec, *, answers: bool, skip: int = 0, progress: Progress | None = None
+    task: Task,
+    path: str,
+    data: DataSpec,
+    *,
+    answers: bool,
+    skip: int = 0,
+    like: TableShape | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Record]:
     """The records of a file (`-`: the standard input) after the first `skip`, one at a time.
 
-    They have the columns that the task asks for, with `answers` those of training; `progress` is told (bytes read,
-    bytes in all).
+    They have the columns that the task asks for, with `answers` those of training. `like` is the table that the
+    model was trained on. `progress` is told (bytes read, bytes in all).
 
     Raises:
         DataError: see `iterate_records`.
@@ -33,17 +41,20 @@ def stream(
         header=data.header,
         encoding=data.encoding,
         skip=skip,
+        like=like,
         progress=progress,
     )
 
 
-def read(task: Task, path: str, data: DataSpec, *, progress: Progress | None = None) -> list[Record]:
-    """All records of a file that a training can learn from, with its columns.
+def read(
+    task: Task, path: str, data: DataSpec, *, like: TableShape | None = None, progress: Progress | None = None
+) -> list[Record]:
+    """All records of a file that a training can learn from, with its columns; see `stream`.
 
     A `DataWarning` counts those that are left out although they are not blank.
     """
     kept, left = [], 0
-    for record in stream(task, path, data, answers=True, progress=progress):
+    for record in stream(task, path, data, answers=True, like=like, progress=progress):
         if task.usable(record):
             kept.append(record)
         elif any(str(record[column] or "").strip() for column in task.columns):
