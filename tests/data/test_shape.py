@@ -8,7 +8,11 @@ import pytest
 
 from attentune.data.records import iterate_records, read_records
 from attentune.data.shape import TableShape, is_header
-from attentune.errors import DataError
+from attentune.errors import DataError, SpecError, StorageError
+from attentune.spec.run import DataSpec
+from attentune.tasks.answers import AnswerFile
+from attentune.tasks.reading import read
+from attentune.tasks.registry import read_task
 
 PLAIN = TableShape(("1", "2"))
 
@@ -99,3 +103,21 @@ def test_a_header_that_would_become_a_record_is_refused(tmp_path: Path) -> None:
         read_records(path, (1, 2))
     assert read_records(path, (1, 2), header=False)[0].values == {"1": "text", "2": "label"}
     assert read_records(path, (1, 2), header=True)[0]["1"] == "a film"
+
+
+def test_a_missing_column_says_which_option_of_the_task_names_it(tmp_path: Path) -> None:
+    path = table(tmp_path, "text,label\na film,good\n")
+    with pytest.raises(DataError) as caught:
+        read(read_task("classify(text=review)"), str(path), DataSpec())
+    assert str(caught.value).endswith("from 1. Name the one that is meant: classify(text=...)")
+
+
+def test_a_bracket_that_is_missing_is_named() -> None:
+    with pytest.raises(SpecError, match=r"a closing bracket '\)' is missing"):
+        read_task("classify(text=review")
+
+
+def test_predictions_are_written_into_a_folder_that_is_there(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"there is no folder .*; make it first"):
+        AnswerFile(tmp_path / "absent" / "o.csv", {}, format="csv")
+    assert not (tmp_path / "absent").exists()

@@ -40,7 +40,7 @@ def predict(options: Options) -> None:
     file = AnswerFile(options.output, _identity(options, model), format=_format(options), resume=resume)
     before, whole = file.records, False
     try:
-        with activity("predicting") as report:
+        with activity("predicting", percent=True) as report:
             for rows in _blocks(options, model, skip=file.records, report=report, done=file.records):
                 file.append(rows)
         whole = True
@@ -56,7 +56,7 @@ def predict(options: Options) -> None:
 
 def _to_standard_output(options: Options, model: TaskModel) -> None:
     rows = Rows(_format(options))
-    with activity("predicting") as report:
+    with activity("predicting", percent=True) as report:
         for block in _blocks(options, model, skip=0, report=report, done=0):
             sys.stdout.write(rows.text(block))
             sys.stdout.flush()

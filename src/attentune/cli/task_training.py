@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attentune.cli.console import activity, print_json
+from attentune.cli.console import activity, print_json, warnings_after
 from attentune.cli.loading import pick_device
 from attentune.cli.starting import Start, read_start
 from attentune.cli.train import Options
@@ -50,7 +50,7 @@ def train_on_task(options: Options, text: str) -> None:
     start = read_start(options, run, task.stack)
     if start is not None:
         run = run.replace(data=run.data.replace(tokenizer_from=str(start.origin.folder)))
-    with activity("reading") as report:
+    with activity("reading", percent=True) as report:
         parts, counts = read_parts(
             task,
             run.data,
@@ -59,7 +59,7 @@ def train_on_task(options: Options, text: str) -> None:
             drop_duplicates=options.drop_duplicates,
             progress=report,
         )
-    with activity("preparing examples"):
+    with activity("preparing examples"), warnings_after():
         fitted = task.fit(parts.train, run.data, context=run.context)
         fitted.widen(parts.test)
         source = TaskSource(fitted, parts.train, parts.validation)

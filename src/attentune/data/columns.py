@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from attentune.data.record import missing_column
+from attentune.data.record import MissingColumnError, missing_column
 from attentune.data.shape import TableShape, is_number, shortened
 from attentune.errors import DataError
 
@@ -74,7 +74,9 @@ class Columns(Choice):
             else:
                 error = missing_column(source, name, [shortened(other) for other in known])
                 if self.header is None:
-                    error.add_note("If that line is no header, name the columns by their numbers, from 1.")
+                    error = MissingColumnError(
+                        f"{error}. If that line is no header, name the columns by their numbers, from 1", name
+                    )
                 raise error
         return found
 

@@ -120,6 +120,7 @@ def iterate_records(
         _refuse("parallel lines", header=header)
         files = {name: DataFile(path) for name, path in sides.items()}
         return _watched(_parallel(files, encoding, skip), list(files.values()), str(source), skip, progress)
+    _refuse_folder_of_sides(source, names)
     file = DataFile(source)
     kind = format or _ENDINGS.get(file.kind) or _shown_format(file, names, header, encoding)
     if kind not in ("csv", "tsv"):
@@ -220,6 +221,23 @@ def _sides(source: str | os.PathLike[str], names: tuple[str, ...]) -> dict[str, 
     if found and absent:
         raise DataError(f"{next(iter(found.values()))} has no {' nor '.join(absent)} beside it, which were asked for")
     return found
+
+
+def _refuse_folder_of_sides(source: str | os.PathLike[str], names: tuple[str, ...]) -> None:
+    """Raises DataError where `source` is the folder of parallel files and not the start that their names share."""
+    folder = Path(source)
+    if len(names) < 2 or source == STANDARD_INPUT or not folder.is_dir():
+        return
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    bare = {name.removesuffix(".gz") for name in files}
+    end = f".{names[0]}"
+    starts = [name.removesuffix(end) for name in sorted(bare) if name.endswith(end)]
+    starts = [start for start in starts if start and all(f"{start}.{name}" in bare for name in names)]
+    if starts:
+        raise DataError(
+            f"{folder} is a folder; name what its parallel files begin with: "
+            f"{' or '.join(str(folder / start) for start in starts[:3])}"
+        )
 
 
 def _parallel(files: dict[str, DataFile], encoding: str | None, skip: int) -> Iterator[Record]:

@@ -55,6 +55,10 @@ def parsed_json(text: str, where: str) -> Any:
     """
     try:
         value = json.loads(text)
+    except json.JSONDecodeError as error:
+        whole = text.rstrip()
+        place = f"line {error.lineno}" if "\n" in whole else f"character {min(error.pos, len(whole)) + 1}"
+        raise DataError(f"{where} is not JSON: {error.msg} at {place}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}") from None
     if _HALF_PAIR.search(text):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from attentune.data.encoding import DataWarning
+from attentune.data.record import MissingColumnError
 from attentune.data.records import Record, iterate_records
 from attentune.data.shape import TableShape
 from attentune.data.splits import split
@@ -34,7 +35,7 @@ def stream(
         DataError: see `iterate_records`.
     """
     columns = task.columns if answers else task.asked
-    return iterate_records(
+    records = iterate_records(
         path,
         columns,
         format=data.format,
@@ -44,6 +45,20 @@ def stream(
         like=like,
         progress=progress,
     )
+    return _explained(records, task) if answers else records
+
+
+def _explained(records: Iterator[Record], task: Task) -> Iterator[Record]:
+    """The records; where a column is missing, the error says which option of the task names it."""
+    try:
+        yield from records
+    except MissingColumnError as error:
+        named = [name for name in type(task).model_fields if getattr(task, name) == error.column]
+        if named:
+            raise DataError(
+                f"{error}. Name the one that is meant: {task.kind.replace('_', '-')}({named[0]}=...)"
+            ) from None
+        raise
 
 
 def read(
