@@ -103,7 +103,7 @@ def test_a_run_from_a_folder_goes_on_only_from_the_same_weights(
     for more in (["--start.layer-decay", "0.9"], ["--freeze", "embedding"]):
         capsys.readouterr()
         assert main([*again, *more]) == 2
-        assert "was trained with run.start" in capsys.readouterr().err
+        assert "was trained with start" in capsys.readouterr().err
 
 
 def test_language_models_are_a_task_go_on_and_are_started_from(

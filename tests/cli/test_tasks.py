@@ -107,6 +107,40 @@ def test_killed_and_resumed_ends_with_the_same_model(trained: Path, files: Path,
     assert (out / "model" / "model.safetensors").read_bytes() == (trained / "model" / "model.safetensors").read_bytes()
 
 
+def test_columns_by_number_are_those_of_the_training(
+    capsys: pytest.CaptureFixture[str], files: Path, tmp_path: Path
+) -> None:
+    """A model that knows its columns by number must not answer for whatever stands there in another file."""
+    plain = tmp_path / "plain.csv"
+    plain.write_text((files / "train.csv").read_text().partition("\n")[2])
+    quick = ["--epochs", "1", "--model.width", "16", "--model.depth", "1", "--data.tokenizer", "word", "--no-baselines"]
+    line = ["train", "--task", "classify(text=1, label=2)", *quick, "--out", str(tmp_path / "run")]
+    assert main([*line, "--data", str(files / "train.csv")]) == 2  # its header would be a record
+    assert "looks like one (text, label)" in capsys.readouterr().err
+    assert main([*line, "--data", str(plain), "--test-path", str(files / "test.csv")]) == 2
+    assert "looks like one (text, label)" in capsys.readouterr().err
+    assert main([*line, "--data", str(plain)]) == 0
+    stock = tmp_path / "stock.csv"
+    stock.write_text("id,date,text\n7,2020-01-01,a lovely film\n")
+    output = tmp_path / "answers.csv"
+    predict = ["predict", str(tmp_path / "run"), "--output", str(output)]
+    capsys.readouterr()
+    for more in ([], ["--header", "yes"], ["--header", "no"]):
+        assert main([*predict, "--input", str(stock), *more]) == 2
+        assert "has 3 columns (id, date, text), and the model was trained on files of 2" in capsys.readouterr().err
+    assert main([*predict, "--input", str(files / "test.csv")]) == 2
+    assert "say which it is with --header yes or no" in capsys.readouterr().err
+    assert main([*predict, "--input", str(files / "test.csv"), "--header", "yes"]) == 0
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert len(rows) == 60 and list(rows[0]) == ["text", "label", "prediction", "probability", "probabilities"]
+    alone = tmp_path / "alone.csv"  # without the answers
+    alone.write_text("a lovely film\na dire plot\n")
+    assert main([*predict, "--input", str(alone)]) == 0
+    assert len(list(csv.DictReader(output.read_text().splitlines()))) == 2
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(stock)]) == 2
+    assert "has 3 columns" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_several_seeds_have_a_spread(capsys: pytest.CaptureFixture[str], files: Path, tmp_path: Path) -> None:
     short = command(files, tmp_path, "--seeds", "2", "--epochs", "1")
     short = [word for place, word in enumerate(short) if short[place - 1 : place + 1] != ["--epochs", "3"]]

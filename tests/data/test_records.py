@@ -57,6 +57,13 @@ def test_columns_by_number_mean_that_there_is_no_header(tmp_path: Path) -> None:
     assert values(write(tmp_path / "b.tsv", "2\tfine\n1\tpoor\n"), ("2",))[0] == {"1": "2", "2": "fine"}
 
 
+def test_the_folder_of_parallel_files_says_what_is_meant(tmp_path: Path) -> None:
+    for side in ("de", "en.gz"):
+        write(tmp_path / f"train.{side}", b"x")
+    assert f"name what its parallel files begin with: {tmp_path / 'train'}" in failure(tmp_path, ("de", "en"))
+    assert "name the file in it that is meant" in failure(tmp_path, ("de", "fr"))
+
+
 def test_a_header_that_is_named_as_such(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "0,1,,0\na,b,c,d\n")
     assert values(path, ("1",), header=True) == [{"0": "a", "1": "b", "3": "c", "4": "d"}]
@@ -72,9 +79,14 @@ def test_a_header_that_is_named_as_such(tmp_path: Path) -> None:
     ("content", "columns", "options", "message"),
     [
         ("text,label\na,b\n", ("txt",), {}, "no column 'txt'; did you mean 'text'? known: label, text"),
-        ("good,1\nbad,0\n", ("text",), {}, "If that line is no header, name the columns by their numbers, from 1."),
-        (f"{'x' * 99},1\n", ("text",), {}, f"known: 1, {'x' * 40}... If"),
-        ("text,label\na,b\n", (3,), {}, "has 2 columns and so no column 3; numbers begin at 1"),
+        (
+            "good,1\nbad,0\n",
+            ("text",),
+            {},
+            "1, good. If that line is no header, name the columns by their numbers",
+        ),
+        (f"{'x' * 99},1\n", ("text",), {}, f"known: 1, {'x' * 40}.... If"),
+        ("an odd text,x\na,b\n", (3,), {}, "has 2 columns and so no column 3; numbers begin at 1"),
         ("text,label\na,b\n", ("text",), {"header": False}, "name column 'text' by its number, 1 to 2"),
         ("text,text\na,b\n", ("text",), {}, "names column 'text' twice; rename one of them"),
         ("text,label\na,b\nc\n", ("text",), {}, "a.csv, line 3 has 1 fields but the first line has 2"),
@@ -130,7 +142,7 @@ def test_json_lines_keep_what_they_hold(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "a"}\n{"text": \n', "a.jsonl, line 2 is not JSON"),
+        ('{"text": "a"}\n{"text": \n', "a.jsonl, line 2 is not JSON: Expecting value at character 9"),
         ('{"text": "a"}\n\n["b"]\n', "line 3 is not a JSON object but list"),
         ('{"text": "a"}\n{"txt": "b"}\n', "line 2 has no column 'text'; did you mean 'txt'?"),
         ('{"text": "a", "more": {"\\ud83d": 1}}\n', "line 1 holds half a surrogate pair"),
@@ -285,7 +297,7 @@ def test_what_is_no_text(tmp_path: Path) -> None:
     assert "a ZIP archive or an office document" in failure(write(tmp_path / "b.csv", b"PK\x03\x04..."), ("a",))
     whole = gzip.compress(b"text,label\n" + b"a,b\n" * 5000)
     assert "c.csv.gz is not a complete gzip file" in failure(write(tmp_path / "c.csv.gz", whole[:-12]), ("text",))
-    assert "is not a complete gzip file" in failure(write(tmp_path / "d.csv.gz", b"text,label\na,b\n"), ("text",))
+    assert "is not packed by gzip" in failure(write(tmp_path / "d.csv.gz", b"text,label\na,b\n"), ("text",))
 
 
 def test_values_as_what_a_task_wants() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -38,6 +39,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(entry) for entry in value]
     return value
+
+
+@contextmanager
+def warnings_after() -> Iterator[None]:
+    """Warnings of what is done come when it is done; where it fails, the error alone is told."""
+    with warnings.catch_warnings(record=True) as found:
+        yield
+    for one in found:
+        warnings.showwarning(one.message, one.category, one.filename, one.lineno)
 
 
 @contextmanager

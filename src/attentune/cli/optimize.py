@@ -29,7 +29,8 @@ class Options(CommandOptions, StudySpec):
     same command goes on where it was interrupted.
 
     Without --task the loss of a language model is minimised; with one (see `attentune tasks`) the main score of the
-    task on the validation records is maximised, of each run by its best weights.
+    task on the validation records is maximised, of each run by its best weights. Unless they are named, the tokenizer
+    of a task is bpe and its context 128.
 
     Keys of the TOML file are the options without dashes: `budget = "10m"`, `[model] width = 128`. Candidates stand
     only there: `[candidates] position = ["rotary", "alibi"]`, of an encoder-decoder also `[candidates.encoder]` and

@@ -23,6 +23,7 @@ import tyro
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from attentune.cli.task_defaults import with_task_defaults
 from attentune.cli.words import UsageError, gather
 from attentune.errors import AttentuneError, near
 from attentune.spec.run import DataSpec
@@ -103,11 +104,14 @@ def _in_full(argument: str, options: type[Frozen]) -> str:
 
 
 def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
-    """The options with what the file of `--config` says, as the default that flags override."""
+    """The options with what the file of `--config` says, and what a task wants, as the default that flags override."""
+    has_tasks = {"task", "context", "data"} <= options.model_fields.keys()
     path = _config_path(arguments)
     if path is None:
-        return tyro.MISSING_NONPROP
+        unsaid = with_task_defaults({}, arguments) if has_tasks else {}
+        return options(**unsaid) if unsaid else tyro.MISSING_NONPROP
     table = options.understood(read_toml(path), path)
+    table = with_task_defaults(table, arguments) if has_tasks else table
     keys = set(options.model_fields) - {"config", "json_"}
     for key in table:
         if key not in keys:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from attentune.cli.console import Report, activity, print_json
 from attentune.cli.loading import pick_device
 from attentune.cli.predict import Options
 from attentune.cli.words import UsageError
+from attentune.data.record import Record
+from attentune.data.shape import TableShape
 from attentune.mechanisms import load_plugin, registry
 from attentune.models.checkpoint import model_folder
 from attentune.spec.run import DataSpec
@@ -38,7 +41,7 @@ def predict(options: Options) -> None:
     file = AnswerFile(options.output, _identity(options, model), format=_format(options), resume=resume)
     before, whole = file.records, False
     try:
-        with activity("predicting") as report:
+        with activity("predicting", percent=True) as report:
             for rows in _blocks(options, model, skip=file.records, report=report, done=file.records):
                 file.append(rows)
         whole = True
@@ -54,7 +57,7 @@ def predict(options: Options) -> None:
 
 def _to_standard_output(options: Options, model: TaskModel) -> None:
     rows = Rows(_format(options))
-    with activity("predicting") as report:
+    with activity("predicting", percent=True) as report:
         for block in _blocks(options, model, skip=0, report=report, done=0):
             sys.stdout.write(rows.text(block))
             sys.stdout.flush()
@@ -70,11 +73,18 @@ def _blocks(options: Options, model: TaskModel, *, skip: int, report: Report, do
 
     data = DataSpec(encoding=options.encoding, header=HEADER[options.header], format=options.input_format)
     task = model.fitted.task
-    records = stream(task, options.input, data, answers=False, skip=skip, progress=told)
+    like = TableShape.read(model.config)
+    records = stream(task, options.input, data, answers=False, skip=skip, like=like, progress=told)
     for block in model.predict_blocks(records, options.block):
-        yield [row_of(record, answer, bare=options.bare) for record, answer in block]
+        yield [row_of(_as_it_came(record, task.asked), answer, bare=options.bare) for record, answer in block]
         done += len(block)
         report(read, size, f"{done:,} records")
+
+
+def _as_it_came(record: Record, asked: Sequence[str]) -> Record:
+    """The record without what it holds twice: a column with a name that was asked for by its number."""
+    shape = TableShape.of(record, asked)
+    return record if shape is None else Record({name: record[name] for name in shape.names}, record.where)
 
 
 def _format(options: Options) -> Format:

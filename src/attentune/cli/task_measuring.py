@@ -10,6 +10,7 @@ from attentune.cli.evaluate import Options
 from attentune.cli.loading import pick_device
 from attentune.cli.predicting import HEADER
 from attentune.cli.words import UsageError
+from attentune.data.shape import TableShape
 from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import Figure, TaskReport
 from attentune.mechanisms import load_plugin, registry
@@ -30,7 +31,7 @@ def measure_task(options: Options, folder: Path) -> None:
     model = load(place, device=pick_device(options.device))
     data = DataSpec(encoding=options.encoding, header=HEADER[options.header], format=options.format)
     with activity("reading"):
-        records = read(model.fitted.task, options.data, data)
+        records = read(model.fitted.task, options.data, data, like=TableShape.read(model.config))
     with activity("predicting"):
         scores = model.score(records)
     report = TaskReport(

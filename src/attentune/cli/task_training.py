@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attentune.cli.console import activity, print_json
+from attentune.cli.console import activity, print_json, warnings_after
 from attentune.cli.loading import pick_device
 from attentune.cli.starting import Start, read_start
 from attentune.cli.train import Options
 from attentune.cli.training import model_spec
 from attentune.cli.words import UsageError
+from attentune.data.shape import TableShape
 from attentune.evaluation.cost import parameter_count
 from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import TaskReport
@@ -49,7 +50,7 @@ def train_on_task(options: Options, text: str) -> None:
     start = read_start(options, run, task.stack)
     if start is not None:
         run = run.replace(data=run.data.replace(tokenizer_from=str(start.origin.folder)))
-    with activity("reading") as report:
+    with activity("reading", percent=True) as report:
         parts, counts = read_parts(
             task,
             run.data,
@@ -58,7 +59,7 @@ def train_on_task(options: Options, text: str) -> None:
             drop_duplicates=options.drop_duplicates,
             progress=report,
         )
-    with activity("preparing examples"):
+    with activity("preparing examples"), warnings_after():
         fitted = task.fit(parts.train, run.data, context=run.context)
         fitted.widen(parts.test)
         source = TaskSource(fitted, parts.train, parts.validation)
@@ -148,12 +149,17 @@ def _leave(
         },
         looks=seen,
     )
+    shape = TableShape.of(parts.train[0], fitted.task.columns)
     folder = save_task_model(
         options.out / "model",
         best.model,
         spec,
         fitted,
-        extra={"run": run.replace(seed=best.seed).model_dump(mode="json"), "score": dict(scores.values)},
+        extra={
+            "run": run.replace(seed=best.seed).model_dump(mode="json"),
+            "score": dict(scores.values),
+            **({} if shape is None else shape.kept()),
+        },
     )
     pictures = report.pictures()
     for name, picture in pictures.items():

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from attentune.cli.parsing import CommandOptions
+from attentune.cli.task_defaults import is_language
 from attentune.cli.words import UsageError
 from attentune.spec.run import RunSpec
 from attentune.spec.value import Frozen
@@ -19,7 +20,7 @@ EXAMPLES = """
     attentune train --task "classify(text=review, label=stars)" --data train.csv --epochs 10 --out runs/stars
     attentune train --config configs/sst2.toml --data train.tsv --validation-path dev.tsv --test-path test.tsv
     attentune train --config configs/sst2.toml --data train.tsv --seeds 3 --out runs/three
-    attentune train --task mlm --data texts.txt --data.tokenizer bpe --out runs/read
+    attentune train --task mlm --data texts.txt --out runs/read
     attentune train --task "classify(text=review, label=stars)" --data train.csv --from runs/read --out runs/stars
 """
 CAUSAL = ("heads=4, position=rotary, mask=causal",)
@@ -113,9 +114,10 @@ class Options(CommandOptions, RunSpec):
 
     Without --task a language model of the text of --data. With it a model of that task, from the records of --data:
     `classify(text=COLUMN, label=COLUMN)` learns labels, `tag()` names in sentences; `attentune tasks` lists them all
-    with their options. Columns of a file without a header go by their numbers, `classify(text=1, label=2)`. The
-    weights that do best on the validation records are kept, and measured on those of --test-path beside simple
-    baselines. The folder then holds model/, result.json, report.md and pictures.
+    with their options. Unless they are named, the tokenizer of a task is bpe and its context 128. Columns of a file
+    without a header go by their numbers, `classify(text=1, label=2)`. The weights that do best on the validation
+    records are kept, and measured on those of --test-path beside simple baselines. The folder then holds model/,
+    result.json, report.md and pictures.
 
     --from starts from the weights and the tokenizer of a folder: a model of ours, of language or of any task, or a
     local checkpoint of BERT, GPT-2, Llama or Marian as Hugging Face lays it out; --freeze and --start say what of it
@@ -140,14 +142,11 @@ class Options(CommandOptions, RunSpec):
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 
 
-LANGUAGE = "lm"  # the task that is a language model: what is trained where no task is named
-
-
 def language_column(task: str) -> str | None:
     """The column of text that `lm`, `lm(text=COLUMN)` names, empty for none; None where `task` is another one."""
     from attentune.spec.text import read_call
 
-    if task.strip().partition("(")[0].strip() != LANGUAGE:
+    if not is_language(task):
         return None
     _, named = read_call(task, "task", example="lm(text=review)")
     if unknown := sorted(named.keys() - {"text"}):

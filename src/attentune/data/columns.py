@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from attentune.data.record import missing_column
+from attentune.data.record import MissingColumnError, missing_column
+from attentune.data.shape import TableShape, is_number, shortened
 from attentune.errors import DataError
 
 USUAL_COLUMN = "text"  # read as documents when the user names none
-_LONGEST_SHOWN = 40  # characters of a name in an error
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Choice(ABC):
     @property
     def has_header(self) -> bool:
         """Whether the first row of text names the columns."""
-        return not (self.names and all(map(_is_number, self.names))) if self.header is None else self.header
+        return not (self.names and all(map(is_number, self.names))) if self.header is None else self.header
 
     @abstractmethod
     def places(self, first: Sequence[str], source: str) -> dict[str, int]:
@@ -45,7 +45,9 @@ class Choice(ABC):
 @final
 @dataclass(frozen=True)
 class Columns(Choice):
-    """The columns of a task."""
+    """The columns of a task; `like` is the table that a model was trained on, in which their numbers were chosen."""
+
+    like: TableShape | None = None
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -53,6 +55,8 @@ class Columns(Choice):
                 raise DataError("the name of a column is empty; give its name, or its number from 1")
 
     def places(self, first: Sequence[str], source: str) -> dict[str, int]:
+        if self.like is not None:
+            self.like.require(first, self.names, source, header=self.has_header)
         # A column without a name of its own (empty, or a name that another one has) goes by its number.
         if not self.has_header:
             return self._numbered_places(len(first), source)
@@ -65,18 +69,20 @@ class Columns(Choice):
                 if first.count(name) > 1:
                     raise DataError(f"{source} names column {name!r} twice; rename one of them")
                 found[name] = known[name]
-            elif _is_number(name) and int(name) <= len(first):
+            elif is_number(name) and int(name) <= len(first):
                 found[name] = int(name) - 1
             else:
-                error = missing_column(source, name, [_short(other) for other in known])
+                error = missing_column(source, name, [shortened(other) for other in known])
                 if self.header is None:
-                    error.add_note("If that line is no header, name the columns by their numbers, from 1.")
+                    error = MissingColumnError(
+                        f"{error}. If that line is no header, name the columns by their numbers, from 1", name
+                    )
                 raise error
         return found
 
     def _numbered_places(self, width: int, source: str) -> dict[str, int]:
         for name in self.names:
-            if not _is_number(name):
+            if not is_number(name):
                 raise DataError(f"{source} is read without a header: name column {name!r} by its number, 1 to {width}")
             if int(name) > width:
                 raise DataError(f"{source} has {width} columns and so no column {name}; numbers begin at 1")
@@ -100,12 +106,3 @@ class DocumentColumn(Choice):
         if USUAL_COLUMN not in first:
             raise DataError(f"{source} has no column {USUAL_COLUMN!r}; name the one to read: {', '.join(first)}")
         return {USUAL_COLUMN: first.index(USUAL_COLUMN)}
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and int(name) > 0
-
-
-def _short(name: str) -> str:
-    """What was taken for a name may be a whole text."""
-    return name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."

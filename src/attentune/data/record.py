@@ -81,6 +81,14 @@ def described(value: Any) -> str:
     return {"list": "a list", "tuple": "a list", "dict": "a mapping"}.get(type(value).__name__, type(value).__name__)
 
 
-def missing_column(where: str, column: str, names: Mapping[str, Any] | list[str]) -> DataError:
+class MissingColumnError(DataError):
+    """A `column` that is not there."""
+
+    def __init__(self, text: str, column: str) -> None:
+        super().__init__(text)
+        self.column = column
+
+
+def missing_column(where: str, column: str, names: Mapping[str, Any] | list[str]) -> MissingColumnError:
     """The error for a column that is not there, with near names."""
-    return DataError(f"{where} has no column {column!r}; {near(column, names)}")
+    return MissingColumnError(f"{where} has no column {column!r}; {near(column, names)}", column)

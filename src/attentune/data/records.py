@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from attentune.data.columns import Columns
 from attentune.data.conll import TAGS, TOKENS, conll_records
 from attentune.data.record import Record, missing_column
+from attentune.data.shape import TableShape
 from attentune.data.squad import is_squad, squad_records
 from attentune.data.streams import STANDARD_INPUT, DataFile, Progress
 from attentune.data.tables import (
@@ -74,6 +75,7 @@ def iterate_records(
     header: bool | None = None,
     encoding: str | None = None,
     skip: int = 0,
+    like: TableShape | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Record]:
     """The records of `source` in their order, one at a time, in memory that does not grow with it.
@@ -95,9 +97,12 @@ def iterate_records(
         columns: those that every record must have. Others are kept too. Where they are numbers, from 1, CSV and TSV
             have no header unless `header` says so, and the columns go by their numbers.
         format: how the file is to be read, or None to see.
-        header: of CSV and TSV, whether the first line names the columns. None: it does, unless `columns` are numbers.
+        header: of CSV and TSV, whether the first line names the columns. None: it does, unless `columns` are numbers;
+            then a first line that looks like names is refused.
         encoding: a codec name of Python, or None to detect it.
         skip: records to leave out at the start; more than there are is no error.
+        like: the table that numbers among `columns` were chosen in: one of another shape is refused, and where
+            `header` is None there is a header if there was one. It is for CSV, TSV and Parquet.
         progress: told (bytes read, bytes in all) on the disk, every thousand records and at the end.
 
     Raises:
@@ -115,6 +120,7 @@ def iterate_records(
         _refuse("parallel lines", header=header)
         files = {name: DataFile(path) for name, path in sides.items()}
         return _watched(_parallel(files, encoding, skip), list(files.values()), str(source), skip, progress)
+    _refuse_folder_of_sides(source, names)
     file = DataFile(source)
     kind = format or _ENDINGS.get(file.kind) or _shown_format(file, names, header, encoding)
     if kind not in ("csv", "tsv"):
@@ -123,7 +129,8 @@ def iterate_records(
         raise DataError(f"{file.name} is read as Parquet, which has no encoding to name; leave it out")
     if kind == "lines" and len(names) != 1:
         raise DataError(f"{file.name} is read as lines, which have one column; got {len(names)}: {', '.join(names)}")
-    return _watched(_records(file, kind, names, header, encoding, skip), [file], file.name, skip, progress)
+    records = _records(file, kind, names, header, encoding, skip, like)
+    return _watched(records, [file], file.name, skip, progress)
 
 
 def _refuse(what: str, *, header: bool | None) -> None:
@@ -148,10 +155,16 @@ def _watched(
 
 
 def _records(
-    file: DataFile, kind: Format, names: tuple[str, ...], header: bool | None, encoding: str | None, skip: int
+    file: DataFile,
+    kind: Format,
+    names: tuple[str, ...],
+    header: bool | None,
+    encoding: str | None,
+    skip: int,
+    like: TableShape | None,
 ) -> Iterator[Record]:
     if kind == "parquet":
-        return _placed(parquet_rows(file, Columns(names, header=True), skip=skip), file, "row")
+        return _placed(parquet_rows(file, Columns(names, header=True, like=like), skip=skip), file, "row")
     codec = file.codec(encoding)
     if kind == "json":
         return _json_records(file, codec, names, skip)
@@ -162,7 +175,9 @@ def _records(
     elif kind == "lines":
         rows = line_rows(file, codec, names[0], skip=skip)
     else:
-        rows = separated_rows(file, codec, Columns(names, header), tabs=kind == "tsv", skip=skip)
+        if header is None and like is not None and like.has_header:
+            header = True
+        rows = separated_rows(file, codec, Columns(names, header, like=like), tabs=kind == "tsv", skip=skip)
     return _placed(rows, file, "line")
 
 
@@ -206,6 +221,23 @@ def _sides(source: str | os.PathLike[str], names: tuple[str, ...]) -> dict[str, 
     if found and absent:
         raise DataError(f"{next(iter(found.values()))} has no {' nor '.join(absent)} beside it, which were asked for")
     return found
+
+
+def _refuse_folder_of_sides(source: str | os.PathLike[str], names: tuple[str, ...]) -> None:
+    """Raises DataError where `source` is the folder of parallel files and not the start that their names share."""
+    folder = Path(source)
+    if len(names) < 2 or source == STANDARD_INPUT or not folder.is_dir():
+        return
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    bare = {name.removesuffix(".gz") for name in files}
+    end = f".{names[0]}"
+    starts = [name.removesuffix(end) for name in sorted(bare) if name.endswith(end)]
+    starts = [start for start in starts if start and all(f"{start}.{name}" in bare for name in names)]
+    if starts:
+        raise DataError(
+            f"{folder} is a folder; name what its parallel files begin with: "
+            f"{' or '.join(str(folder / start) for start in starts[:3])}"
+        )
 
 
 def _parallel(files: dict[str, DataFile], encoding: str | None, skip: int) -> Iterator[Record]:

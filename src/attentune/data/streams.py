@@ -129,7 +129,13 @@ class DataFile:
     def _read_errors(self) -> Iterator[None]:
         try:
             yield
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except gzip.BadGzipFile as error:
+            if str(error).startswith("Not a gzipped file"):
+                raise DataError(
+                    f"{self.name} is not packed by gzip, as its ending says: take .gz off its name"
+                ) from None
+            raise DataError(f"{self.name} is not a complete gzip file: {error}") from None
+        except (EOFError, zlib.error) as error:
             raise DataError(f"{self.name} is not a complete gzip file: {error}") from None
         except OSError as error:
             raise DataError(f"cannot read {self.name}: {error.strerror or error}") from None

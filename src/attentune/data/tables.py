@@ -9,11 +9,12 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from attentune.data.columns import Choice
 from attentune.data.record import missing_column
+from attentune.data.shape import MOST_SHOWN, is_header, shortened
 from attentune.data.streams import DataFile
 from attentune.errors import DataError, MissingExtraError
 
@@ -54,6 +55,10 @@ def parsed_json(text: str, where: str) -> Any:
     """
     try:
         value = json.loads(text)
+    except json.JSONDecodeError as error:
+        whole = text.rstrip()
+        place = f"line {error.lineno}" if "\n" in whole else f"character {min(error.pos, len(whole)) + 1}"
+        raise DataError(f"{where} is not JSON: {error.msg} at {place}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}") from None
     if _HALF_PAIR.search(text):
@@ -89,8 +94,25 @@ def separated_rows(file: DataFile, codec: str, choice: Choice, *, tabs: bool, sk
         header = choice.has_header
         about = f"{file.name} (whose first line is taken as its header)" if header else file.name
         places = choice.places(begun[1], about).items()
-        for line, cells in itertools.islice(rows if header else itertools.chain([begun], rows), skip, None):
+        data: Iterable[tuple[int, list[str]]] = rows
+        if not header:
+            data = itertools.chain([begun], rows if choice.header is False else _without_header(file, begun[1], rows))
+        for line, cells in itertools.islice(data, skip, None):
             yield line, {name: cells[place] for name, place in places}
+
+
+def _without_header(
+    file: DataFile, first: list[str], rows: Iterator[tuple[int, list[str]]]
+) -> Iterable[tuple[int, list[str]]]:
+    """The `rows` as they are. Raises DataError where the `first` looks like a header of theirs."""
+    looked_at = list(itertools.islice(rows, _LOOKED_AT))
+    if is_header(first, [cells for _, cells in looked_at]):
+        raise DataError(
+            f"{file.name} is read without a header, as its columns go by their numbers, but its first line looks like "
+            f"one ({', '.join(map(shortened, first[:MOST_SHOWN]))}): say which it is with --header yes or no, in "
+            "training with --data.header True or False"
+        )
+    return itertools.chain(looked_at, rows)
 
 
 def _dialect(file: DataFile, codec: str, *, tabs: bool) -> tuple[str, bool]:

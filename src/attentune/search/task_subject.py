@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attentune.data.records import Record
+from attentune.data.shape import TableShape
 from attentune.errors import SpecError
 from attentune.evaluation.cost import median_seconds, training_peak_bytes
 from attentune.mechanisms import layer
@@ -259,6 +260,8 @@ class TaskSubject(Subject):
         )
 
     def save(self, folder: Path, model: nn.Module, *, card: str, extra: Mapping[str, Any]) -> None:
+        shape = TableShape.of(self.parts.train[0], self.fitted.task.columns)
+        extra = {**extra, **({} if shape is None else shape.kept())}
         save_task_model(folder, model, getattr(model, "spec"), self.fitted, card=card, extra=extra)  # noqa: B009
 
     def probe(self, model: nn.Module) -> Probe:

@@ -54,6 +54,9 @@ def read_call(text: str, what: str, *, example: str) -> tuple[str, dict[str, Any
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
+        if missing := text.count("(") - text.count(")"):
+            bracket = "a closing bracket ')'" if missing > 0 else "an opening bracket '('"
+            raise SpecError(f"cannot read {what} {text!r}: {bracket} is missing, as in {example}") from None
         raise SpecError(f"cannot read {what} {text!r}: write a name, or a name with options: {example}") from None
     call = node if isinstance(node, ast.Call) else None
     name = call.func if call is not None else node

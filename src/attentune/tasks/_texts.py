@@ -83,7 +83,7 @@ def warn_of_cuts(lengths: Sequence[int], context: int, what: str) -> None:
     if long := sum(length > context for length in lengths):
         warnings.warn(
             f"{long} of {len(lengths)} {what} are longer than {context} tokens and are cut there "
-            f"(the longest has {max(lengths)}; a greater context keeps more)",
+            f"(the longest has {max(lengths)}; a greater --context keeps more)",
             DataWarning,
             stacklevel=3,
         )

@@ -95,7 +95,10 @@ class AnswerFile:
         with storage_errors(self.output):
             if self.output.is_dir():
                 raise StorageError(f"cannot write {self.output}: it is a folder; name a file")
-            self.output.parent.mkdir(parents=True, exist_ok=True)
+            if not self.output.parent.is_dir():
+                raise StorageError(
+                    f"cannot write {self.output}: there is no folder {self.output.parent}; make it first"
+                )
             if resume and self.state.is_file() and self.partial.is_file():
                 self.records, self.bytes, header = self._read_state()
             self._file: IO[bytes] = self.partial.open("r+b" if self.bytes else "wb")

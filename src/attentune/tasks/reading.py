@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from attentune.data.encoding import DataWarning
+from attentune.data.record import MissingColumnError
 from attentune.data.records import Record, iterate_records
+from attentune.data.shape import TableShape
 from attentune.data.splits import split
 from attentune.data.streams import Progress
 from attentune.errors import DataError
@@ -15,35 +17,59 @@ from attentune.tasks.task import Task
 
 
 def stream(
-    task: Task, path: str, data: DataSpec, *, answers: bool, skip: int = 0, progress: Progress | None = None
+    task: Task,
+    path: str,
+    data: DataSpec,
+    *,
+    answers: bool,
+    skip: int = 0,
+    like: TableShape | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Record]:
     """The records of a file (`-`: the standard input) after the first `skip`, one at a time.
 
-    They have the columns that the task asks for, with `answers` those of training; `progress` is told (bytes read,
-    bytes in all).
+    They have the columns that the task asks for, with `answers` those of training. `like` is the table that the
+    model was trained on. `progress` is told (bytes read, bytes in all).
 
     Raises:
         DataError: see `iterate_records`.
     """
     columns = task.columns if answers else task.asked
-    return iterate_records(
+    records = iterate_records(
         path,
         columns,
         format=data.format,
         header=data.header,
         encoding=data.encoding,
         skip=skip,
+        like=like,
         progress=progress,
     )
+    return _explained(records, task) if answers else records
 
 
-def read(task: Task, path: str, data: DataSpec, *, progress: Progress | None = None) -> list[Record]:
-    """All records of a file that a training can learn from, with its columns.
+def _explained(records: Iterator[Record], task: Task) -> Iterator[Record]:
+    """The records; where a column is missing, the error says which option of the task names it."""
+    try:
+        yield from records
+    except MissingColumnError as error:
+        named = [name for name in type(task).model_fields if getattr(task, name) == error.column]
+        if named:
+            raise DataError(
+                f"{error}. Name the one that is meant: {task.kind.replace('_', '-')}({named[0]}=...)"
+            ) from None
+        raise
+
+
+def read(
+    task: Task, path: str, data: DataSpec, *, like: TableShape | None = None, progress: Progress | None = None
+) -> list[Record]:
+    """All records of a file that a training can learn from, with its columns; see `stream`.
 
     A `DataWarning` counts those that are left out although they are not blank.
     """
     kept, left = [], 0
-    for record in stream(task, path, data, answers=True, progress=progress):
+    for record in stream(task, path, data, answers=True, like=like, progress=progress):
         if task.usable(record):
             kept.append(record)
         elif any(str(record[column] or "").strip() for column in task.columns):

@@ -103,12 +103,21 @@ def require_same(stored: dict[str, Any], current: dict[str, Any], folder: Path) 
     paths = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
     if not paths:
         return
-    shown = "; ".join(f"{path}={old.get(path)!r}, now {new.get(path)!r}" for path in paths[:3])
-    more = f" (and {len(paths) - 3} more)" if len(paths) > 3 else ""
+    typed = [path for path in paths if not _follows(path)]
+    shown = sorted(typed, key=lambda path: not path.startswith("run.")) or [p for p in paths if "fingerprint" not in p]
+    told = "; ".join(f"{path.removeprefix('run.')}={old.get(path)!r}, now {new.get(path)!r}" for path in shown[:3])
+    more = f" (and {len(shown) - 3} more)" if len(shown) > 3 else ""
+    if not typed and "data.fingerprint" in paths:
+        told, more = "other data, or with other options of the task", ""  # of which sizes and steps are consequences
     raise TrainingError(
-        f"{folder} was trained with {shown}{more}; use another folder, or start over there "
+        f"{folder} was trained with {told}{more}; use another folder, or start over there "
         "(--restart; from Python resume=False)"
     )
+
+
+def _follows(path: str) -> bool:
+    """Whether a difference there follows from others, of the data or of what users say."""
+    return path in ("data.fingerprint", "run.evaluate_every") or path.endswith(("vocab_size", "signature"))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from attentune.data.records import Record
+from attentune.data.shape import TableShape
 from attentune.data.splits import duplicates, without
 from attentune.data.streams import Progress as Reading
 from attentune.errors import DataError
@@ -76,9 +77,10 @@ def read_parts(
     if data.path is None:
         raise DataError("a task needs records: name their file with --data")
     train = read(task, data.path, data, progress=progress)
-    test = [] if test_path is None else read(task, test_path, data, progress=progress)
+    like = TableShape.of(train[0], task.columns)
+    test = [] if test_path is None else read(task, test_path, data, like=like, progress=progress)
     if validation_path is not None:
-        validation = read(task, validation_path, data, progress=progress)
+        validation = read(task, validation_path, data, like=like, progress=progress)
     else:
         train, validation = drawn_apart(task, train, data.validation)
     parts = {"validation": validation, "test": test}
