@@ -14,7 +14,7 @@ from attentune.search.protocol import protocol
 from attentune.search.result import Measure, TrialRecord
 from attentune.search.space import StudySpec, parse_budget
 from attentune.search.stages import screened_text, shortfall
-from search.test_finals import bare, under_way
+from search.test_finals import under_way
 
 SPEC = StudySpec(budget="20s", steps=16)
 SPEED = {"step_seconds": 0.1, "evaluation_seconds": 0.0, "judging_seconds": 0.01, "trial_seconds": 1.0}
