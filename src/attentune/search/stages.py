@@ -177,9 +177,8 @@ def _slots(
     if extra is not None and (change := extra()):
         decisions.append(change)
     count = sum(1 for one in runs.book.records() if one.stage == stage)
-    summary, kept = screened_text(
-        count, skipped, *(runs.measure.text(one.outcome.loss) for one in (before, found.incumbent)), runs.spec.margin
-    )
+    old, new = (runs.measure.text(one.outcome.loss) for one in (before, found.incumbent))
+    summary, kept = screened_text(count, skipped, old, new, runs.spec.margin)
     if stage == "long range":
         summary = f"{summary} {context_text(found)}".strip()
     _over(runs, stage, summary, "; ".join(decisions) or kept)
