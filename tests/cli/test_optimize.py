@@ -23,7 +23,8 @@ from attentune.search.result import (
     StudyResult,
     TrialRecord,
 )
-from attentune.search.space import StudySpec
+from attentune.search.space import ModelSizes, StudySpec
+from attentune.spec.ngrams import NgramSpec
 
 STARTED = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -95,6 +96,25 @@ def test_the_study_is_the_one_asked_for(asked: SimpleNamespace, tmp_path: Path) 
     assert asked.spec.tuning == StudySpec().tuning
 
 
+def test_help_has_options_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["optimize", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "subcommand" not in shown and "ngram-spec" not in shown
+    assert "--model.ngrams.longest" in shown
+
+
+def test_ngrams_are_asked_for_as_in_train(asked: SimpleNamespace, tmp_path: Path) -> None:
+    assert main(["optimize", "--model.ngrams.longest", "3", "--model.width", "32"]) == 0
+    assert (asked.spec.model.ngrams.longest, asked.spec.model.width) == (3, 32)
+    assert type(asked.spec.model) is ModelSizes
+    assert main(["optimize"]) == 0
+    assert asked.spec == StudySpec()
+    config = tmp_path / "study.toml"
+    config.write_text("[model.ngrams]\nlongest = 2\nbuckets = 100\n")
+    assert main(["optimize", "--config", str(config), "--model.ngrams.dropout", "0.5"]) == 0
+    assert asked.spec.model.ngrams == NgramSpec(longest=2, buckets=100, dropout=0.5)
+
+
 def test_what_was_found_is_told(asked: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["optimize", "--out", str(tmp_path)]) == 0
     caught = capsys.readouterr()
@@ -145,6 +165,7 @@ def tell(view: StudyView) -> None:
     )
     bad = TrialRecord(number=8, stage="adaptivity", arm="candidate", status="failed", reason="[nan] at step 3")
     view.text_prepared("encoding", 5, 10)
+    view.noticed("20s is less than that")
     view.stage_started("adaptivity", "6 candidates")
     view.trial_started(7, "candidate", {"attention": "A"}, done=3, planned=20)
     view.trained(20, 40, 2.5, 1000.0)
@@ -159,6 +180,7 @@ def test_without_a_terminal_stages_and_failures_have_lines(capsys: pytest.Captur
         assert isinstance(view, StudyProgress)
         tell(view)
     assert capsys.readouterr().err.splitlines() == [
+        "note: 20s is less than that",
         "[2/6] adaptivity: 6 candidates",
         "      8  failed: [nan] at step 3  candidate    (best 1.7500)",
         "    Nothing helped. softmax stays",
@@ -176,6 +198,17 @@ def test_on_a_terminal_every_trial_has_a_line(
     assert "failed: [nan] at step 3" in shown
     assert "best 1.7500" in shown
     assert "5/20" in shown
+
+
+def test_where_there_was_no_candidate_none_is_shown() -> None:
+    found = study(passed=True)
+    decided = StageResult(name="evaluation", summary="", decision="nothing was better: the tuned baseline is deployed")
+    alone = found.replace(winner=found.tuned.replace(name="winner"), stages=(decided,))
+    shown = study_text(alone, Path("runs/x"))
+    assert "\ncandidate none was tried: the budget was too small\n" in shown
+    assert "\ndeployed  nothing was better: the tuned baseline is deployed\n" in shown
+    broke = TrialRecord(number=0, stage="adaptivity", arm="candidate", status="failed", reason="it broke")
+    assert "\ncandidate none could be trained\n" in study_text(alone.replace(trials=(broke,)), Path("runs/x"))
 
 
 def test_text_to_try_is_offered_where_the_model_can_write() -> None:

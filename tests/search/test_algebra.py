@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from attentune.mechanisms import registry
+from attentune.search.matching import count_parameters, model_spec
 from attentune.search.models import LanguageModels
-from attentune.search.recipe import baseline_recipe, count_parameters, model_spec
+from attentune.search.recipe import baseline_recipe
 from attentune.search.space import read_study
 from attentune.spec.slots import SLOTS
 

@@ -13,10 +13,11 @@ from attentune.search.analysis import (
     noise_band,
     pareto_front,
     pareto_indices,
+    records_band,
     t_coverage,
     t_quantile,
 )
-from attentune.search.result import ArmResult, Status, TrialRecord
+from attentune.search.result import ArmResult, Measure, Status, TrialRecord
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,42 @@ def test_band_by_hand() -> None:
 )
 def test_verdicts(gains: tuple[float, ...], verdict: str) -> None:
     assert judge(gains) == verdict
+
+
+def score(answers: int, best: float = 1.0) -> Measure:
+    return Measure(name="accuracy", unit="", higher_is_better=True, answers=answers, best=best)
+
+
+def test_seeds_that_agree_on_few_records_are_no_gain() -> None:
+    one = (1 / 56,) * 3  # the same answer of 56 in all three seeds: Student's interval has no width
+    assert noise_band(one) == 0
+    assert judge(one) == "gain"
+    # k = 1: 1.959964 sqrt(2 - 1/58) / 58
+    assert noise_band(one, score(56)) == pytest.approx(0.0475840, abs=1e-6)
+    assert judge(one, score(56)) == "noise"
+    assert noise_band((0.0, 0.0, 0.0), score(56)) == pytest.approx(1.959964 / 58)  # and so is no difference at all
+
+
+@pytest.mark.parametrize(("right", "verdict"), [(3, "noise"), (4, "noise"), (5, "gain"), (-5, "loss"), (-4, "noise")])
+def test_five_records_in_one_direction_are_the_fewest(right: int, verdict: str) -> None:
+    for answers in (50, 1000, 100_000):
+        assert judge((right / answers,) * 3, score(answers)) == verdict
+        assert judge((100 * right / answers,) * 3, score(answers, best=100)) == verdict
+
+
+def test_losses_and_wide_bands_are_as_ever() -> None:
+    assert records_band(0.5, Measure()) == 0
+    wide = (0.0, 0.05, 0.1)
+    assert noise_band(wide, score(10_000)) == noise_band(wide, Measure()) == noise_band(wide)
+    assert math.isfinite(records_band(7.0, score(3)))  # a gain beyond all records, as prices may make it
+
+
+def test_a_difference_takes_its_band_from_what_judges() -> None:
+    before, after = arm("tuned", (0, 1, 2), (-0.5, -0.5, -0.5)), arm("winner", (0, 1, 2), (-0.52, -0.52, -0.52))
+    assert difference("attention", before, after).verdict == "gain"
+    found = difference("attention", before, after, measure=score(100))
+    assert found.verdict == "noise"
+    assert found.band == pytest.approx(records_band(0.02, score(100)))
 
 
 def arm(name: str, seeds: tuple[int, ...], losses: tuple[float, ...]) -> ArmResult:

@@ -7,17 +7,17 @@ import pytest
 from attentune.errors import SpecError
 from attentune.models.build import build
 from attentune.search.candidates import default_candidates
+from attentune.search.matching import count_parameters, model_spec
 from attentune.search.models import LanguageModels
 from attentune.search.recipe import (
     Recipe,
     baseline_recipe,
     check_candidates,
-    count_parameters,
     joined,
-    model_spec,
     run_spec,
 )
-from attentune.search.space import ModelSizes, Settings, Shape, StudySpec
+from attentune.search.shape import Shape
+from attentune.search.space import ModelSizes, Settings, StudySpec
 
 MODELS = LanguageModels(65)
 SPEC = StudySpec(baseline="heads=multi_head, position=learned, mask=causal")

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from attentune.errors import SpecError, StorageError
-from attentune.search import wording
+from attentune.search import charts, wording
 from attentune.search.analysis import difference
 from attentune.search.card import cell, fenced, model_card
 from attentune.search.charts import (
     Axis,
+    CostPoint,
     CurveSeries,
     axis,
     learning_curves,
@@ -184,9 +185,76 @@ def test_few_seeds_and_costs_that_never_vary_are_drawn_honestly(study_result: St
     assert "one seed is not enough to tell" in said
     assert "one seed: no noise band" in said
     assert "too few seeds" in said
-    assert made.count("Pareto front") == 1 + 4
+    assert "Pareto front" not in made
+    assert "not drawn: parameters 0, latency 0 ms, training time 0 s, peak memory 7 B." in said
     assert 'class="whisker"' not in made
     assert not re.search(r"\b(nan|inf)\b", made)
+
+
+def table_of_finalists(html: str) -> str:
+    start = html.index('aria-label="Table of finalists"')
+    return html[start : html.index("</table>", start)]
+
+
+def test_finalists_show_settings_that_differ_and_wrap(html: str) -> None:
+    table = table_of_finalists(html)
+    assert table.count("optimizer adamw") == 1 and table.count("batch 12") == table.count("width 128") == 1
+    assert table.count("learning_rate 0.004, optimizer muon, schedule wsd") == 2
+    assert "attention and settings</th>" not in table  # no column of its own: it would not fit
+    assert table.count('<tr class="detail"><td colspan="6">') == 8
+
+
+def test_a_study_without_a_candidate_shows_none(study_result: StudyResult) -> None:
+    alone = study_result.replace(
+        winner=study_result.tuned.replace(name="winner"),
+        attention=difference("attention", study_result.tuned, study_result.tuned),
+        ablations=(),
+        slots=(),
+        deployed="tuned",
+    )
+    made = report_html(alone, ReportPictures())
+    table = table_of_finalists(made)
+    assert table.count("<tr") == 1 + 2 * 2
+    assert 'class="mark winner' not in made and 'class="mark tuned' in made
+    assert "no candidate among the finalists" in made
+    assert "| attention |" not in model_card(alone).split("## What each choice bought")[1]
+    assert "| attention |" in model_card(study_result).split("## What each choice bought")[1]
+
+
+def test_a_candidate_that_is_not_shipped_is_no_winner(study_result: StudyResult) -> None:
+    said = Page(report_html(study_result.replace(deployed="tuned"), ReportPictures())).text
+    assert "best candidate's loss" in said and "best candidate without one slot" in said
+    assert "winner's loss" in Page(report_html(study_result.replace(deployed="winner"), ReportPictures())).text
+
+
+def test_curves_of_a_loss_are_not_taken_for_the_score(study_result: StudyResult) -> None:
+    loss = Measure(
+        name="accuracy", unit="", higher_is_better=True, on_the_way="validation loss, nats, the least so far"
+    )
+    told = study_result.replace(objective=study_result.objective.replace(measure=loss))
+    assert "They show the validation loss, nats, the least so far" in Page(report_html(told, ReportPictures())).text
+    score = study_result.objective.replace(measure=loss.replace(rises=True))
+    assert "They show the" not in report_html(study_result.replace(objective=score), ReportPictures())
+
+
+def test_costs_that_differ_are_drawn_and_the_others_said(study_result: StudyResult, html: str) -> None:
+    assert html.count("of them on the Pareto front") == 4
+    arms = {name: getattr(study_result, name).replace(parameters=804_000) for name in ("baseline", "tuned", "winner")}
+    trials = tuple(trial.replace(parameters=804_000) for trial in study_result.trials)
+    made = report_html(study_result.replace(**arms, trials=trials, ablations=(), slots=()), ReportPictures())
+    assert made.count("of them on the Pareto front") == 3
+    assert "The same for all, and therefore not drawn: parameters 804k." in Page(made).text
+
+
+def test_marks_on_one_place_can_all_be_seen() -> None:
+    points = [CostPoint(cost, 1.0, kind, kind) for cost, kind in ((1.0, "winner"), (1.0, "tuned"), (1.0, "baseline"))]
+    drawn = str(quality_against_cost([*points, CostPoint(2.0, 2.0, "trial", "trial")], "latency", str))
+    places = re.findall(r'class="mark (\w+) [^"]*" transform="translate\(([^)]+)\)"', drawn)
+    assert [kind for kind, _ in places] == ["trial", "tuned", "baseline", "winner"]
+    assert len({place for kind, place in places if kind != "trial"}) == 1
+    style = (Path(charts.__file__).parent / "templates" / "report.css").read_text()
+    for above in ("baseline", "winner"):  # what is drawn over others is open
+        assert re.search(rf"\.mark\.{above} {{ fill: none;", style)
 
 
 def test_writing_replaces_and_refuses_clearly(

@@ -17,14 +17,17 @@ from attentune.cli.study_view import study_text
 from attentune.errors import AttentuneError, DataError, SpecError
 from attentune.search.book import Outcome
 from attentune.search.ledger import read_ledger
+from attentune.search.matching import model_spec
 from attentune.search.progress import Quiet
-from attentune.search.recipe import baseline_recipe, check_candidates, model_spec
+from attentune.search.recipe import baseline_recipe, check_candidates
 from attentune.search.result import STAGES, Measure, StudyResult, TrialRecord
 from attentune.search.space import ModelSizes, Settings, StudySpec, TuningSpace, read_study
 from attentune.search.study import open_subject, optimize
+from attentune.search.task_subject import open_task
 from attentune.spec.run import DataSpec
 from search.test_study import Listener, comparable
 from search.tiny_task import tiny_task, write_records
+from tasks.opinions import opinions
 from tasks.sequences import numbers
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: classifiers are scored with it")
@@ -48,6 +51,7 @@ def test_the_six_stages_maximise_the_score(study: tuple[StudyResult, Path, Liste
     assert tuple(listener.stages) == STAGES
     measure = result.objective.measure
     assert (measure.name, measure.higher_is_better, result.task) == ("macro_f1", True, "classify(metric=macro_f1)")
+    assert (measure.answers, measure.best) == (30, 1)
     done = [trial for trial in result.trials if trial.status == "complete"]
     assert all(trial.loss == -trial.figures["macro_f1"] for trial in done)
     assert all(-1 <= trial.loss <= 0 for trial in done if trial.loss is not None)
@@ -66,8 +70,8 @@ def test_the_shipped_model_predicts_as_the_ledger_says(
     assert result.deployment is not None and result.deployment.passed
     model = attentune.load(folder / "best")
     held = open_subject(tiny_task(records), Quiet()).parts.validation  # type: ignore[attr-defined]
-    arm = result.winner if result.attention.verdict == "gain" else result.tuned
-    arm = result.baseline if "untuned" in result.stages[4].decision else arm
+    arms = {"baseline": result.baseline, "tuned": result.tuned, "winner": result.winner}
+    arm = arms[str(result.deployed)]
     assert model.score(held).values["macro_f1"] == pytest.approx(-arm.losses[0])
     assert main(["predict", str(folder), "--input", str(records), "--output", str(tmp_path / "out.jsonl")]) == 0
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 100
@@ -144,6 +148,24 @@ def test_what_is_for_tasks_is_refused_for_a_text() -> None:
         StudySpec(epochs=3)
     with pytest.raises(DataError, match="a task needs records"):
         open_subject(StudySpec(task="classify"), Quiet())
+
+
+def test_what_a_score_counts(records: Path, tmp_path: Path) -> None:
+    assert open_subject(tiny_task(records, folds=4), Quiet()).measure.answers == 100
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(str(one["text"]) for one in opinions(60, 0)) + "\n", encoding="utf-8")
+    spec = tiny_task(path, task="mlm")
+    hidden = open_task(spec, progress=lambda *_: None)
+    model = hidden.models.build(model_spec(baseline_recipe(spec, "encoder"), spec, hidden.models), seed=0)
+    held = hidden.parts.validation
+    tokens = hidden.fitted.score(hidden.fitted.predict(model, held), held).details["tokens"]
+    assert hidden.measure.answers == tokens > len(held)
+
+
+def test_figures_in_per_cent_say_so(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    measure = open_task(translation(tmp_path / "numbers.tsv"), progress=lambda *_: None).measure
+    assert (measure.name, measure.best) == ("bleu", 100)
 
 
 def test_no_run_repeats_the_records_too_often(records: Path) -> None:

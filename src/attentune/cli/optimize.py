@@ -10,7 +10,9 @@ from pydantic import Field
 
 from attentune.cli.parsing import CommandOptions
 from attentune.cli.study_config import is_of_training, study_of
-from attentune.search.space import StudySpec
+from attentune.cli.train import NgramOptions
+from attentune.search.space import ModelSizes, StudySpec
+from attentune.spec.ngrams import NgramSpec
 
 EXAMPLES = """
     attentune optimize --data book.txt --task lm --budget 10m --out runs/book
@@ -19,6 +21,20 @@ EXAMPLES = """
     attentune optimize --task "classify(text=review, label=stars)" --data train.csv --budget 20m --out runs/stars
     attentune optimize --config configs/stockemotions.toml --data train.csv --validation-path val.csv --budget 30m
 """
+
+
+class SizesOptions(ModelSizes):
+    """The model around the attention; its flags are those of `attentune train` where the names are the same."""
+
+    # of a model that sees texts whole, or of the encoder beside a decoder
+    ngrams: NgramOptions = NgramOptions()  # type: ignore[assignment]
+
+    def sizes(self) -> ModelSizes:
+        """The same as a study has it."""
+        fields = {name: getattr(self, name) for name in ModelSizes.model_fields}
+        given = self.ngrams
+        fields["ngrams"] = None if given.longest == 1 else NgramSpec(**given.model_dump())
+        return ModelSizes(**fields)
 
 
 class Options(CommandOptions, StudySpec):
@@ -40,6 +56,7 @@ class Options(CommandOptions, StudySpec):
     config: Path | None = None  # TOML file of the study, whose settings the options override
     out: Path = Path("runs/study")  # folder of the study
     restart: bool = False  # throw an earlier study in the folder away
+    model: SizesOptions = SizesOptions()
     candidates: tyro.conf.Suppress[dict[str, tuple[str, ...]]] = Field(default_factory=dict)  # by slot
 
     @classmethod
@@ -53,7 +70,8 @@ def run(options: Options) -> int:
     from attentune.cli.study_view import StudyView, study_text
     from attentune.search.study import optimize
 
-    spec = StudySpec(**{name: getattr(options, name) for name in StudySpec.model_fields})
+    fields = {name: getattr(options, name) for name in StudySpec.model_fields}
+    spec = StudySpec(**{**fields, "model": options.model.sizes()})
     with StudyView() as view:
         result = optimize(spec, out=options.out, resume=not options.restart, progress=view)
     print(result.to_json() if options.json_ else study_text(result, options.out))

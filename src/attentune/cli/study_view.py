@@ -15,7 +15,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from attentune.cli.console import PLAIN_INTERVAL, known_prompt
-from attentune.search.result import STAGES, ArmResult, Measure, Scalar, Stage, StageResult, StudyResult, TrialRecord
+from attentune.search.result import (
+    STAGES,
+    ArmResult,
+    Measure,
+    Scalar,
+    Stage,
+    StageResult,
+    StudyResult,
+    TrialRecord,
+    tried,
+)
 from attentune.search.wording import duration_text, verdict_sentences
 
 
@@ -54,6 +64,9 @@ class StudyView:
 
     def measured_by(self, measure: Measure) -> None:
         self._measure = measure
+
+    def noticed(self, what: str) -> None:
+        self._line(f"note: {what}")
 
     def stage_started(self, stage: Stage, plan: str) -> None:
         self._line(f"[{STAGES.index(stage) + 1}/{len(STAGES)}] {stage}: {plan}")
@@ -107,7 +120,8 @@ def study_text(result: StudyResult, out: Path) -> str:
         "",
         f"baseline  {measure.text(result.baseline.loss)}{unit}{_test(result.baseline, measure)}",
         f"tuned     {measure.text(result.tuned.loss)}{unit}{_test(result.tuned, measure)}",
-        f"candidate {measure.text(result.winner.loss)}{unit}{_test(result.winner, measure)}  {result.winner.attention}",
+        f"candidate {_candidate(result, unit)}",
+        *_deployed(result),
         f"time      {duration_text(result.seconds)}, {result.tokens_used:,} tokens, {len(result.trials)} trials",
     ]
     model = out / "best"
@@ -126,6 +140,19 @@ def study_text(result: StudyResult, out: Path) -> str:
         more = shlex.join(["attentune", "generate", str(model), *known_prompt(result.sample.prompt), "--tokens", "400"])
         lines += ["", "sample:", result.sample.prompt + result.sample.text, "", f"more:     {more}"]
     return "\n".join(lines)
+
+
+def _deployed(result: StudyResult) -> list[str]:
+    """Which model is shipped, and why."""
+    return [f"deployed  {stage.decision}" for stage in result.stages if stage.name == "evaluation" and stage.decision]
+
+
+def _candidate(result: StudyResult, unit: str) -> str:
+    """The best candidate's figure and attention, or why there is none."""
+    if not result.has_candidate:
+        return "none could be trained" if tried(result.trials) else "none was tried: the budget was too small"
+    measure, arm = result.objective.measure, result.winner
+    return f"{measure.text(arm.loss)}{unit}{_test(arm, measure)}  {arm.attention}"
 
 
 def _test(arm: ArmResult, measure: Measure) -> str:

@@ -3,6 +3,10 @@
 The noise band of a gain is the half-width of the 95 % confidence interval of the mean of paired differences
 (Student, "The probable error of a mean", Biometrika 1908). Pairs share the seed, and with it the order of the data,
 so that what both runs have in common cancels.
+
+All seeds are judged by the same records, however, and a score of few records moves in steps: three seeds may well
+differ by the same two records, and Student's interval is then of width 0. The band of a score is therefore never
+narrower than what the drawing of those records alone leaves open, see `records_band`.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from attentune.errors import StudyError
-from attentune.search.result import FEWEST_SEEDS, ArmResult, Cost, Difference, TrialRecord, Verdict
+from attentune.search.result import FEWEST_SEEDS, ArmResult, Cost, Difference, Measure, TrialRecord, Verdict
 
 CONFIDENCE = 0.95
+NORMAL_QUANTILE = 1.959964  # the z with P(|Z| <= z) = 0.95
+LOSS = Measure()
 
 MORE_IS_BETTER: frozenset[Cost] = frozenset({"tokens_per_second"})
 
@@ -48,18 +54,42 @@ def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     return high
 
 
-def noise_band(gains: Sequence[float]) -> float | None:
-    """Half-width of the 95 % confidence interval of the mean of `gains`; None for fewer than two."""
+def records_band(gain: float, measure: Measure) -> float:
+    """The least half-width of the band of `gain`: what the drawing of the n records judged by alone leaves open.
+
+    Of right and wrong answers, a gain of k / n takes at least k records that only the second model answers rightly, and
+    none that only the first does. The difference of two such paired shares (McNemar, Psychometrika 1947) has, with half
+    a record added to each of the four kinds that there are (Agresti and Min, Statistics in Medicine 2005), the interval
+
+        1.96 sqrt(k + 1 - k^2 / (n + 2)) / (n + 2)
+
+    so that of many records no fewer than five, all in one direction, are a gain. For scores that grade each answer (F1,
+    BLEU, reciprocal rank) k = n gain / best is what that many right answers would be worth. 0 for a loss in nats, a
+    mean over tokens so many that it has no steps (`measure.answers` is None).
+    """
+    if measure.answers is None:
+        return 0.0
+    total = measure.answers + 2
+    changed = min(abs(gain) / measure.best, 1.0) * measure.answers
+    return measure.best * NORMAL_QUANTILE * math.sqrt(changed + 1 - changed**2 / total) / total
+
+
+def noise_band(gains: Sequence[float], measure: Measure = LOSS) -> float | None:
+    """Half-width of the 95 % confidence interval of the mean of `gains`; None for fewer than two.
+
+    Student's, or that of the records which `measure` judges by where it is wider.
+    """
     count = len(gains)
     if count < 2:
         return None
     deviation = float(np.std(np.asarray(gains, dtype=np.float64), ddof=1))
-    return t_quantile(count - 1) * deviation / math.sqrt(count)
+    student = t_quantile(count - 1) * deviation / math.sqrt(count)
+    return max(student, records_band(float(np.mean(gains)), measure))
 
 
-def judge(gains: Sequence[float]) -> Verdict:
+def judge(gains: Sequence[float], measure: Measure = LOSS) -> Verdict:
     """`gain` or `loss` where the mean lies outside its noise band; `noise` inside it or with fewer than three pairs."""
-    band = noise_band(gains)
+    band = noise_band(gains, measure)
     if band is None or len(gains) < FEWEST_SEEDS:
         return "noise"
     mean = float(np.mean(gains))
@@ -68,8 +98,10 @@ def judge(gains: Sequence[float]) -> Verdict:
     return "gain" if mean > 0 else "loss"
 
 
-def difference(what: str, before: ArmResult, after: ArmResult, *, detail: str = "") -> Difference:
-    """What the change from `before` to `after` bought, paired over the seeds that both ran.
+def difference(
+    what: str, before: ArmResult, after: ArmResult, *, detail: str = "", measure: Measure = LOSS
+) -> Difference:
+    """What the change from `before` to `after` bought, paired over the seeds that both ran; `measure` is what judges.
 
     Errors: StudyError when no seed is shared, or when an arm holds a seed twice.
     """
@@ -87,10 +119,10 @@ def difference(what: str, before: ArmResult, after: ArmResult, *, detail: str = 
         what=what,
         detail=detail,
         gain=float(np.mean(gains)),
-        band=noise_band(gains),
+        band=noise_band(gains, measure),
         gains=gains,
         seeds=tuple(seed for seed, _ in pairs),
-        verdict=judge(gains),
+        verdict=judge(gains, measure),
     )
 
 

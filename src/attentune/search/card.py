@@ -30,7 +30,7 @@ def model_card(result: StudyResult) -> str:
         arms=[
             (name, arm, spread(arm, result.objective.measure))
             for name, arm in (
-                ("2017 baseline", result.baseline),
+                ("untuned baseline", result.baseline),
                 ("tuned baseline", result.tuned),
                 ("**this model's recipe**", result.winner),
             )

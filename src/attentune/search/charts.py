@@ -202,7 +202,7 @@ def quality_against_cost(
     path = [f"M{x.at(front[0].cost)},{edge} V{height(front[0].loss)}"]
     path += [f"H{x.at(point.cost)} V{height(point.loss)}" for point in front[1:]]
     parts.append(Markup('<path class="front" d="{} H{}"/>').format(" ".join(path), WIDTH - _RIGHT))
-    order = ("trial", "ablation", "baseline", "tuned", "winner")
+    order = ("trial", "ablation", "tuned", "baseline", "winner")  # open marks last: what is below shows through
     for point in sorted(points, key=lambda point: order.index(point.kind)):
         beyond = f" ({'below' if measure.higher_is_better else 'above'} the picture)" if point.loss > worst else ""
         best = ", on the front" if point in front else ""
@@ -214,11 +214,14 @@ def quality_against_cost(
 
 
 def mark(kind: str, x: float, y: float, *, hint: str = "", classes: str = "") -> Markup:
-    """The mark of a kind of point: square baseline, triangle tuned, disc winner, diamond ablation, ring trial."""
+    """The mark of a kind of point: open square baseline, triangle tuned, ring winner, diamond ablation, dot trial.
+
+    One fits into the other, so that all can be seen where they fall on one place.
+    """
     shapes = {
-        "baseline": "M-5.5,-5.5h11v11h-11z",
-        "tuned": "M0,-7l7,12.5h-14z",
-        "winner": "M-7,0a7,7 0 1,0 14,0a7,7 0 1,0 -14,0z",
+        "baseline": "M-6,-6h12v12h-12z",
+        "tuned": "M0,-4.8l4.6,8.2h-9.2z",
+        "winner": "M-10,0a10,10 0 1,0 20,0a10,10 0 1,0 -20,0z",
         "ablation": "M0,-5.5l5.5,5.5l-5.5,5.5l-5.5,-5.5z",
         "trial": "M-3.6,0a3.6,3.6 0 1,0 7.2,0a3.6,3.6 0 1,0 -7.2,0z",
     }

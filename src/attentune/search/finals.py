@@ -14,37 +14,21 @@ Of a task the loss is minus its score, so that every gain is one of the score.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from attentune.errors import SpecError, StudyError
-from attentune.search.analysis import MORE_IS_BETTER, difference, judge
 from attentune.search.book import Outcome
+from attentune.search.calibration import INTERIM_COST, JUDGED_SHARE, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE
+from attentune.search.comparison import Finals, compare, decision
 from attentune.search.contenders import Contender, Found
-from attentune.search.recipe import EVALUATIONS, Recipe, model_spec
+from attentune.search.matching import model_spec
+from attentune.search.recipe import EVALUATIONS, Recipe
 from attentune.search.result import ArmResult, Difference, StageResult
 from attentune.search.runner import Job
-from attentune.search.runs import INTERIM_COST, JUDGED_SHARE, LEAST_STEPS, RESERVE_SECONDS, RESERVE_SHARE, Runs
+from attentune.search.runs import Runs
 from attentune.search.wording import signed
-
-
-@dataclass(frozen=True)
-class Finals:
-    """What the finals found. `deployed` names the arm whose model is shipped."""
-
-    steps: int
-    recipes: dict[str, Recipe]  # by arm
-    baseline: ArmResult
-    tuned: ArmResult
-    winner: ArmResult
-    ablations: tuple[ArmResult, ...]
-    tuning: Difference
-    attention: Difference
-    slots: tuple[Difference, ...]
-    deployed: str
 
 
 def evaluation(runs: Runs, found: Found, candidate: Contender | None) -> Finals:
@@ -80,11 +64,13 @@ def evaluation(runs: Runs, found: Found, candidate: Contender | None) -> Finals:
         if name not in arms:
             reason = next(iter(outcomes[name].values())).record.reason
             raise StudyError(f"the {name} finalist could not be trained with any seed: {reason}; choose other settings")
-    if "winner" not in arms:
+    left_out = [name for name in recipes if name not in arms]
+    trained = "winner" in arms
+    if not trained:
         arms["winner"] = arms["tuned"].replace(name="winner")
         recipes["winner"] = recipes["tuned"]
-    finals = _compare(runs, recipes, arms, steps)
-    _tell(runs, finals, left_out=[name for name in recipes if name not in arms])
+    finals = compare(runs, recipes, arms, steps, candidate=trained)
+    _tell(runs, finals, left_out=left_out)
     return finals
 
 
@@ -212,62 +198,6 @@ def _every(values: Sequence[float | None]) -> tuple[float, ...]:
     return known if len(known) == len(values) else ()
 
 
-def _compare(runs: Runs, recipes: dict[str, Recipe], arms: dict[str, ArmResult], steps: int) -> Finals:
-    baseline, tuned, winner = arms["baseline"], arms["tuned"], arms["winner"]
-    base, own = runs.base, recipes["winner"]
-    tuning = difference("tuning", baseline, tuned, detail=_settings_change(base, recipes["tuned"]))
-    changed = own.changed_slots(base)
-    details = {slot: f"{slot}={base.value(slot)} -> {own.value(slot)}" for slot in changed}
-    attention = difference("attention", tuned, winner, detail=", ".join(details.values()))
-    ablations = tuple(arm for name, arm in arms.items() if name.startswith("without "))
-    slots = tuple(
-        difference(slot, arm, winner, detail=details[slot])
-        for arm in ablations
-        if (slot := arm.name.removeprefix("without ")) in details
-    )
-    better = _preferred(runs, attention, tuned, winner) and _within_bounds(runs, winner)
-    better = better and set(winner.seeds) >= set(tuned.seeds)  # one that broke with a seed may break again
-    return Finals(
-        steps=steps,
-        recipes=recipes,
-        baseline=baseline,
-        tuned=tuned,
-        winner=winner,
-        ablations=ablations,
-        tuning=tuning,
-        attention=attention,
-        slots=slots,
-        deployed="winner" if better else "baseline" if tuning.verdict == "loss" else "tuned",
-    )
-
-
-def _preferred(runs: Runs, attention: Difference, tuned: ArmResult, winner: ArmResult) -> bool:
-    """Whether the winner is better beyond noise once its costs are counted at the objective's prices."""
-    saved = 0.0
-    for cost, price in runs.spec.objective.trade.items():
-        before, after = getattr(tuned, cost, None), getattr(winner, cost, None)
-        if before and after:
-            halvings = math.log2(before / after)
-            saved += price * (-halvings if cost in MORE_IS_BETTER else halvings)
-    return judge([gain + saved for gain in attention.gains]) == "gain"
-
-
-def _within_bounds(runs: Runs, arm: ArmResult) -> bool:
-    values = ((bound, getattr(arm, bound.cost)) for bound in runs.spec.objective.constraints())
-    return all(value is not None and bound.met_by(value) for bound, value in values)
-
-
-def _settings_change(before: Recipe, after: Recipe) -> str:
-    old = before.settings.model_dump() | {"shape": str(before.shape)}
-    new = after.settings.model_dump() | {"shape": str(after.shape)}
-    changes = [f"{name} {_short(old[name])} -> {_short(new[name])}" for name in old if old[name] != new[name]]
-    return ", ".join(changes) or "the customary settings were the best"
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _tell(runs: Runs, finals: Finals, left_out: list[str]) -> None:
     def text(found: Difference) -> str:
         band = "" if found.band is None else f" ± {found.band:.4f}"
@@ -276,13 +206,15 @@ def _tell(runs: Runs, finals: Finals, left_out: list[str]) -> None:
     records = [record for record in runs.book.records() if record.stage == "evaluation"]
     pairs = f"{len(runs.spec.pairs)} {'folds' if runs.spec.folds else 'paired seeds'}"
     kind = "fold" if runs.spec.folds else "seed"
+    count = 2 + finals.candidate + len(finals.ablations)
+    attention = f"attention {text(finals.attention)}" if finals.candidate else "no candidate attention was among them"
     summary = (
-        f"{len(finals.ablations) + 3} finalists, {pairs}, {finals.steps} steps each, on all that was held out: "
-        f"tuning {text(finals.tuning)}, attention {text(finals.attention)}."
+        f"{count} finalists, {pairs}, {finals.steps} steps each, on all that was held out: "
+        f"tuning {text(finals.tuning)}, {attention}."
     )
     if left_out:
         summary += f" Left out for lack of budget or because they failed: {', '.join(left_out)}."
-    for arm in (finals.baseline, finals.tuned, finals.winner, *finals.ablations):
+    for arm in (finals.baseline, finals.tuned, *((finals.winner,) if finals.candidate else ()), *finals.ablations):
         broken = [str(pair) for pair in runs.spec.pairs if pair not in arm.seeds]
         if broken:
             summary += (
@@ -292,24 +224,9 @@ def _tell(runs: Runs, finals: Finals, left_out: list[str]) -> None:
     result = StageResult(
         name="evaluation",
         summary=summary,
-        decision={
-            "winner": "the winner is deployed",
-            "tuned": _why_tuned(runs, finals),
-            "baseline": "tuning made it worse: the untuned baseline is deployed",
-        }[finals.deployed],
+        decision=decision(runs, finals),
         seconds=sum(record.seconds for record in records),
         tokens=sum(record.tokens for record in records),
     )
     runs.book.note("stage evaluation", result.model_dump(mode="json"))
     runs.progress.stage_ended(result)
-
-
-def _why_tuned(runs: Runs, finals: Finals) -> str:
-    reason = "no gain beyond noise"
-    if not _within_bounds(runs, finals.winner):
-        reason = "the winner breaks a bound of the objective"
-    elif not set(finals.winner.seeds) >= set(finals.tuned.seeds):
-        reason = "the winner could not be trained with every seed"
-    elif finals.attention.verdict == "gain":
-        reason = "the gain is not worth its cost at the objective's prices"
-    return f"{reason}: the tuned baseline is deployed"

@@ -18,6 +18,9 @@ class StudyProgress(Protocol):
     def measured_by(self, measure: Measure) -> None:
         """What is judged by, before the first stage."""
 
+    def noticed(self, what: str) -> None:
+        """Something that whoever started the study should know, in a sentence: that its budget is too small."""
+
     def stage_started(self, stage: Stage, plan: str) -> None:
         """A stage begins; `plan` says in a sentence what it will do."""
 
@@ -40,6 +43,8 @@ class Quiet:
     def text_prepared(self, what: str, done: int, total: int) -> None: ...
 
     def measured_by(self, measure: Measure) -> None: ...
+
+    def noticed(self, what: str) -> None: ...
 
     def stage_started(self, stage: Stage, plan: str) -> None: ...
 

@@ -6,10 +6,11 @@ from attentune.search.space import StudySpec
 from attentune.search.subject import Subject
 
 
-def protocol(spec: StudySpec, subject: Subject, judged: int) -> tuple[str, ...]:
+def protocol(spec: StudySpec, subject: Subject, judged: int, *, candidate: str) -> tuple[str, ...]:
     """What makes the comparison of a study fair, and where it is not quite, one sentence each.
 
-    `judged` is how many tokens, or records, the search went by.
+    `judged` is how many tokens, or records, the search went by; `candidate` is `tuned`, where one was, else why there
+    was none, such as `was tried`.
     """
     pairs = (
         f"{spec.folds} folds of the {'records' if spec.is_task else 'text'}"
@@ -17,9 +18,23 @@ def protocol(spec: StudySpec, subject: Subject, judged: int) -> tuple[str, ...]:
         else f"{len(spec.seeds)} seeds, none of them used in the search"
     )
     seen = subject.protocol(judged, folds=spec.folds)
+    measure, trials = subject.measure, f"{spec.tuning.trials} trial{'s' * (spec.tuning.trials > 1)}"
+    if candidate == "tuned":
+        tuned = f"Baseline and candidate were tuned with {trials} each (optimizer, learning rate, schedule), pruned by \
+            the same rule; then the baseline was also tried with the candidate's settings."
+        compared = "Tuning compares the untuned with the tuned baseline; attention compares the tuned baseline with \
+            the best candidate, each in its own tuned settings; a slot's share compares that candidate with and \
+            without it in the candidate's settings."
+    else:
+        tuned = f"The baseline was tuned with {trials} (optimizer, learning rate, schedule); no candidate {candidate}."
+        compared = "Tuning compares the untuned with the tuned baseline."
+    floor = ""
+    if measure.answers is not None:
+        floor = f"As all seeds are judged by the same records, the band of a gain of k of the n = {measure.answers:,} \
+            answers that count is at least 1.96 sqrt(k + 1 - k² / (n + 2)) / (n + 2), what the drawing of records \
+            alone leaves open: of many, fewer than five more right answers are never a gain."
     fair = f"""
-        Baseline and candidate were tuned with {spec.tuning.trials} trials each (optimizer, learning rate, schedule), \
-        pruned by the same rule; then the baseline was also tried with the candidate's settings.
+        {tuned}
         All runs saw the same number of tokens in rows of {spec.context}, {spec.batch} a step; within the search and \
         within each pair of finals they saw the same batches in the same order.
         Every model has as many parameters as the untuned baseline within {spec.tolerance:.0%}: the feed-forward \
@@ -28,7 +43,7 @@ def protocol(spec: StudySpec, subject: Subject, judged: int) -> tuple[str, ...]:
         {seen}
         The noise band is the half-width of the 95 % confidence interval of the mean paired difference, each by \
         itself: of twenty differences that are nothing but noise, one is expected outside its band.
-        Tuning compares the untuned with the tuned baseline; attention compares the tuned baseline with the winner, \
-        each in its own tuned settings; a slot's share compares the winner with and without it in the winner's settings.
+        {floor}
+        {compared}
     """
-    return tuple(" ".join(line.split()) for line in fair.strip().splitlines())
+    return tuple(" ".join(line.split()) for line in fair.splitlines() if line.strip())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from attentune.search.result import (
 )
 
 COSTS: tuple[Cost, ...] = ("parameters", "latency_ms", "seconds", "peak_bytes")
-_ARMS = {"baseline": "2017 baseline", "tuned": "tuned baseline", "winner": "winner"}
 
 
 def write_report(result: StudyResult, pictures: ReportPictures, path: Path) -> None:
@@ -49,6 +48,7 @@ def report_html(result: StudyResult, pictures: ReportPictures) -> str:
     )
     environment.filters["shell"] = shlex.quote
     series, measure = curve_series(result), result.objective.measure
+    names, (drawn, equal) = wording.arm_names(result), _cost_charts(result)
     return environment.get_template("report.html.j2").render(
         result=result,
         words=wording,
@@ -61,14 +61,23 @@ def report_html(result: StudyResult, pictures: ReportPictures) -> str:
         late_curves=charts.learning_curves(series, from_share=0.5, measure=measure),
         series=series,
         mark=charts.mark,
-        costs=_cost_charts(result),
+        costs=drawn,
+        equal_costs=equal,
         gains=charts.gains(
-            [("tuning", result.tuning), ("attention", result.attention), *((one.what, one) for one in result.slots)],
+            [
+                ("tuning", result.tuning),
+                *([("attention", result.attention)] if result.has_candidate else []),
+                *((one.what, one) for one in result.slots),
+            ],
             measure,
         ),
-        layers=_layer_pairs(pictures),
+        layers=_layer_pairs(pictures, names),
         tokens=next((one.tokens for one in (pictures.winner, pictures.baseline) if one is not None), ()),
-        arms=[(_ARMS.get(arm.name, arm.name), arm, noise_band(arm.losses)) for arm in finalists(result)],
+        names=names,
+        arms=[
+            (names.get(arm.name, arm.name), arm, noise_band(arm.losses), _settings(arm, result.baseline))
+            for arm in finalists(result)
+        ],
         trials=_trial_table(result.trials),
         bound_value=_bound_values(result),
         figures=_figures(result),
@@ -76,14 +85,24 @@ def report_html(result: StudyResult, pictures: ReportPictures) -> str:
 
 
 def finalists(result: StudyResult) -> tuple[ArmResult, ...]:
-    """Baseline, tuned baseline, winner, and the winner without each slot."""
-    return (result.baseline, result.tuned, result.winner, *result.ablations)
+    """Baseline, tuned baseline, the best candidate where there was one, and that without each slot."""
+    candidate = (result.winner,) if result.has_candidate else ()
+    return (result.baseline, result.tuned, *candidate, *result.ablations)
+
+
+def _settings(arm: ArmResult, baseline: ArmResult) -> str:
+    """The baseline's settings, and of any other finalist those in which it differs from it."""
+    if arm.name == baseline.name:
+        return wording.settings_text(arm.settings)
+    changed = {name: value for name, value in arm.settings.items() if baseline.settings.get(name) != value}
+    return wording.settings_text(changed) or "settings as the untuned baseline's"
 
 
 def _figures(result: StudyResult) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
     """Of a task the names of all figures, and of each finalist what they are: the mean ± half of its interval."""
     arms = finalists(result)
     names = tuple(dict.fromkeys(name for arm in arms for name in arm.figures))
+    called = wording.arm_names(result)
 
     def cell(numbers: Sequence[float]) -> str:
         if not numbers:
@@ -91,7 +110,7 @@ def _figures(result: StudyResult) -> tuple[tuple[str, ...], tuple[tuple[str, tup
         band = noise_band(numbers)
         return f"{sum(numbers) / len(numbers):.4f}" + ("" if band is None else f" ± {band:.4f}")
 
-    rows = ((_ARMS.get(arm.name, arm.name), tuple(cell(arm.figures.get(name, ())) for name in names)) for arm in arms)
+    rows = ((called.get(arm.name, arm.name), tuple(cell(arm.figures.get(name, ())) for name in names)) for arm in arms)
     return names, tuple(rows)
 
 
@@ -116,7 +135,8 @@ def _tiles(result: StudyResult) -> tuple[Tile, ...]:
     statuses = ", ".join(f"{counted.count(name)} {name}" for name in ("pruned", "failed", "refused") if name in counted)
     tiles = [
         Tile(
-            f"winner's {measure.name}{', ' * bool(measure.unit)}{measure.unit}",
+            f"{wording.arm_names(result)['winner'] if result.has_candidate else 'tuned baseline'}'s "
+            f"{measure.name}{', ' * bool(measure.unit)}{measure.unit}",
             measure.text(winner.loss),
             bits[0] if bits else f"validation {'text' if result.task == 'lm' else 'records'}",
         ),
@@ -126,12 +146,7 @@ def _tiles(result: StudyResult) -> tuple[Tile, ...]:
             _band_note(result.tuning.band, measure),
             result.tuning.verdict,
         ),
-        Tile(
-            "attention alone gained",
-            wording.signed(result.attention.gain),
-            _band_note(result.attention.band, measure),
-            result.attention.verdict,
-        ),
+        *_attention_tile(result),
         Tile("trials", wording.count_text(len(result.trials)), statuses or "all complete"),
         Tile("time", wording.duration_text(result.seconds), f"budget {result.budget}"),
         Tile("tokens trained", wording.short_count(result.tokens_used), "by all trials together"),
@@ -144,6 +159,14 @@ def _tiles(result: StudyResult) -> tuple[Tile, ...]:
         against = f"tuned baseline {wording.cost_text('latency_ms', base)}" if base is not None else ""
         tiles.append(Tile(measure.latency, wording.cost_text("latency_ms", winner.latency_ms), against))
     return tuple(tiles)
+
+
+def _attention_tile(result: StudyResult) -> tuple[Tile, ...]:
+    if not result.has_candidate:
+        return (Tile("attention alone gained", wording.NONE, "no candidate among the finalists"),)
+    found = result.attention
+    note = _band_note(found.band, result.objective.measure)
+    return (Tile("attention alone gained", wording.signed(found.gain), note, found.verdict),)
 
 
 def _band_note(band: float | None, measure: Measure) -> str:
@@ -190,32 +213,34 @@ def stage_views(result: StudyResult) -> tuple[StageView, ...]:
 def curve_series(result: StudyResult) -> tuple[charts.CurveSeries, ...]:
     """The learning curves of baseline, tuned baseline and winner, from their trial records."""
     series = []
-    for name, label in _ARMS.items():
+    for name, label in wording.arm_names(result).items():
         curves = tuple(trial.curve for trial in result.finals(name) if len(trial.curve) > 1)
         if curves:
             series.append(charts.CurveSeries(name, label, curves))
     return tuple(series)
 
 
-def _cost_charts(result: StudyResult) -> tuple[tuple[str, Markup], ...]:
-    drawn = []
+def _cost_charts(result: StudyResult) -> tuple[tuple[tuple[str, Markup], ...], tuple[str, ...]]:
+    """A picture for each cost that differs between the points, and the others in words: `parameters 13.3k`."""
+    drawn, equal = [], []
     for cost in COSTS:
-        chart = charts.quality_against_cost(
-            cost_points(result, cost),
-            wording.COST_NAMES[cost],
-            partial(wording.cost_text, cost),
-            result.objective.measure,
-        )
+        points, name = cost_points(result, cost), wording.COST_NAMES[cost]
+        texts = {wording.cost_text(cost, point.cost) for point in points}
+        if len(points) > 1 and len(texts) == 1:
+            equal.append(f"{name} {texts.pop()}")
+            continue
+        text = partial(wording.cost_text, cost)
+        chart = charts.quality_against_cost(points, name, text, result.objective.measure)
         if chart is not None:
-            drawn.append((wording.COST_NAMES[cost], chart))
-    return tuple(drawn)
+            drawn.append((name, chart))
+    return tuple(drawn), tuple(equal)
 
 
 def cost_points(result: StudyResult, cost: Cost) -> tuple[charts.CostPoint, ...]:
     """Every complete trial of the search as a point, and every finalist as one, its seeds averaged."""
     if cost in MORE_IS_BETTER:
         raise ValueError(f"the picture draws costs where less is better, got {cost}")
-    points = []
+    points, names = [], wording.arm_names(result)
     for trial in result.trials:
         value = cost_of(trial, cost)
         if (
@@ -228,15 +253,15 @@ def cost_points(result: StudyResult, cost: Cost) -> tuple[charts.CostPoint, ...]
     for arm in finalists(result):
         value = None if cost == "tokens" else getattr(arm, cost)
         if value is not None:
-            kind = arm.name if arm.name in _ARMS else "ablation"
-            points.append(charts.CostPoint(value, arm.loss, kind, f"{_ARMS.get(arm.name, arm.name)}, mean over seeds"))
+            kind = arm.name if arm.name in names else "ablation"
+            points.append(charts.CostPoint(value, arm.loss, kind, f"{names.get(arm.name, arm.name)}, mean over seeds"))
     return tuple(points)
 
 
-def _layer_pairs(pictures: ReportPictures) -> list[tuple[int, list[tuple[str, LayerView]]]]:
+def _layer_pairs(pictures: ReportPictures, names: Mapping[str, str]) -> list[tuple[int, list[tuple[str, LayerView]]]]:
     views = [
         (name, layer_views(picture, name))
-        for name, picture in (("2017 baseline", pictures.baseline), ("winner", pictures.winner))
+        for name, picture in ((names["baseline"], pictures.baseline), (names["winner"], pictures.winner))
         if picture is not None
     ]
     depth = max((len(layers) for _, layers in views), default=0)

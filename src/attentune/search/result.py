@@ -8,6 +8,7 @@ exact inverses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, FiniteFloat, ValidationError, model_validator
@@ -44,6 +45,8 @@ class Measure(Frozen):
     on_the_way: str = "validation loss, nats per token"  # what is measured in training, for learning curves
     rises: bool = False  # whether more of that is better
     latency: str = "latency of one token"
+    answers: Annotated[int, Field(ge=1)] | None = None  # that a score counts; None: a mean over very many tokens
+    best: Annotated[float, Field(gt=0)] = 1.0  # the score of answers that are all right
 
     def shown(self, loss: float) -> float:
         """What people call the number that is kept as `loss`."""
@@ -106,6 +109,11 @@ class TrialRecord(Frozen):
         return str(self.settings.get("attention", ""))
 
 
+def tried(trials: Sequence[TrialRecord]) -> bool:
+    """Whether any candidate attention was trained at all."""
+    return any(trial.arm == "candidate" and trial.status != "refused" for trial in trials)
+
+
 class ArmResult(Frozen):
     """One finalist: the same attention and settings trained once for every seed."""
 
@@ -144,7 +152,7 @@ class Difference(Frozen):
     """What one change bought: the paired gain over the seeds, with its noise band.
 
     Made by `attentune.search.analysis.difference`. `band` is the half-width of the 95 % confidence interval of the mean
-    gain, None where a single seed leaves it unknown.
+    gain, of a score never less than its records leave open; None where a single seed leaves it unknown.
     """
 
     what: str  # "tuning", "attention", or the name of a slot
@@ -238,9 +246,9 @@ class StudyResult(Frozen):
     protocol: tuple[str, ...] = ()  # what makes the comparison fair, one sentence each
     budget: str  # as asked for, e.g. "10m" or "50M-tokens"
     tokens_used: Count
-    baseline: ArmResult  # the 2017 baseline with its customary settings
+    baseline: ArmResult  # with its customary settings
     tuned: ArmResult  # the same attention with its own tuned settings
-    winner: ArmResult
+    winner: ArmResult  # the best candidate; where there was none, the tuned baseline once more
     ablations: tuple[ArmResult, ...] = ()  # the winner with one slot switched off
     tuning: Difference  # baseline -> tuned
     attention: Difference  # tuned -> winner
@@ -249,6 +257,7 @@ class StudyResult(Frozen):
     trials: tuple[TrialRecord, ...] = ()
     sample: Sample | None = None
     plan: str = ""  # the explanation of the kernel plan, plain text
+    deployed: Literal["baseline", "tuned", "winner"] | None = None  # the arm whose model is shipped
     deployment: DeploymentCheck | None = None
     started: AwareDatetime
     finished: AwareDatetime
@@ -257,6 +266,11 @@ class StudyResult(Frozen):
     def seconds(self) -> float:
         """Wall time of the study from start to end."""
         return (self.finished - self.started).total_seconds()
+
+    @property
+    def has_candidate(self) -> bool:
+        """Whether a candidate attention was among the finalists."""
+        return self.winner.attention != self.tuned.attention
 
     def finals(self, arm: str) -> tuple[TrialRecord, ...]:
         """The complete trials of the finalist `arm` (the name of its `ArmResult`), one for each seed."""

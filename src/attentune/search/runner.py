@@ -13,7 +13,8 @@ from torch import nn
 from attentune.errors import AttentuneError, CheckpointError, KernelError, SpecError, StorageError
 from attentune.evaluation.cost import parameter_count
 from attentune.search.book import Outcome, Reporter
-from attentune.search.recipe import EVALUATIONS, Recipe, model_spec, run_spec
+from attentune.search.matching import model_spec
+from attentune.search.recipe import EVALUATIONS, Recipe, run_spec
 from attentune.search.result import Scalar, Status, TrialRecord, TrialStage
 from attentune.search.space import StudySpec
 from attentune.search.subject import Judged, Subject

@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +15,25 @@ from optuna.distributions import BaseDistribution
 
 from attentune.search.analysis import cost_of
 from attentune.search.book import Book, Outcome, Reporter
+from attentune.search.calibration import (
+    CALIBRATION_STEPS,
+    FEWEST_JUDGED,
+    INTERIM_COST,
+    JUDGED_SHARE,
+    LEAST_STEPS,
+    MIXTURE,
+    UNPRUNED_SHARE,
+    Calibration,
+)
+from attentune.search.matching import model_spec
+from attentune.search.obligations import obligatory_seconds
 from attentune.search.progress import StudyProgress
-from attentune.search.recipe import EVALUATIONS, Recipe, baseline_recipe, model_spec, run_spec
+from attentune.search.recipe import EVALUATIONS, Recipe, baseline_recipe, run_spec
 from attentune.search.result import Cost, Measure, TrialRecord, TrialStage
 from attentune.search.runner import Job, run_trial
 from attentune.search.space import SEARCH_SEED, StudySpec, parse_budget
 from attentune.search.strategy import Parameters
 from attentune.search.subject import Subject
-
-CALIBRATION_STEPS = 30
-MIXTURE = 1.35  # candidates cost about this much more time a step than the baseline, averaged over the default space
-INTERIM_COST = 1.06  # what evaluations on the way add to the time of a step
-UNPRUNED_SHARE = 0.8  # of the planned steps, what is left after pruning
-RESERVE_SECONDS = 14.0  # for deployment: a fresh process, pictures, report
-RESERVE_SHARE = 0.04
-JUDGED_SHARE = 0.35  # of a search trial's time, at most, for what it is judged by
-FEWEST_JUDGED = 32  # tokens or records
-LEAST_STEPS = 16
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Measured on the baseline first: seconds of a training step, and of judging by one token or record."""
-
-    step_seconds: float
-    evaluation_seconds: float  # of each evaluation on the way
-    judging_seconds: float  # at the end
-    trial_seconds: float  # of building and measuring, whatever the number of steps
-
-    def judged(self, evaluations: int) -> float:
-        """Seconds that a token or record costs over a whole run."""
-        return evaluations * self.evaluation_seconds + self.judging_seconds
 
 
 class Runs:
@@ -265,13 +252,15 @@ class Runs:
         return max(spec.search_share * whole, whole - 3.5 * len(spec.pairs) * each)
 
     def seconds_left(self) -> float | None:
-        """An estimate for the whole study."""
+        """An estimate for the whole study: the rest of the budget, or of what is done regardless where that is more."""
+        least = obligatory_seconds(self.spec, self.subject, self.book)
         if self.budget.seconds is not None:
-            return max(0.0, self.budget.seconds - self.elapsed)
-        used = self.tokens_used
-        if not used or self.budget.tokens is None:
-            return None
-        return max(0.0, (self.budget.tokens - used) * self.elapsed / used)
+            rest = self.budget.seconds - self.elapsed
+        elif self.budget.tokens is not None and self.tokens_used:
+            rest = (self.budget.tokens - self.tokens_used) * self.elapsed / self.tokens_used
+        else:
+            return least
+        return max(rest, least or 0.0, 0.0)
 
 
 def pick_device() -> str:

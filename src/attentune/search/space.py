@@ -24,6 +24,7 @@ from pydantic import Field, field_validator, model_validator
 from attentune.errors import AttentuneError, SpecError, StudyError
 from attentune.search.candidates import Stack, check_places, default_candidates, flattened, in_order
 from attentune.search.result import FEWEST_SEEDS, Constraint, Cost
+from attentune.search.shape import Shape, parse_shape
 from attentune.spec.codec import read_toml, to_toml
 from attentune.spec.ngrams import NgramSpec
 from attentune.spec.run import DataSpec, RegularizerSpec
@@ -37,7 +38,6 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
-_SHAPE = re.compile(r"(\d+)x(\d+)/(\d+)")
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|k-tokens|M-tokens|G-tokens|-tokens)")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "-tokens": 1, "k-tokens": 1e3, "M-tokens": 1e6, "G-tokens": 1e9}
 
@@ -74,26 +74,6 @@ def parse_budget(text: str) -> Budget:
         raise SpecError(f"budget: write a time such as 10m or tokens such as 50M-tokens, got {text!r}")
     amount = float(found[1]) * _UNITS[found[2]]
     return Budget(tokens=round(amount)) if found[2].endswith("tokens") else Budget(seconds=amount)
-
-
-class Shape(Frozen):
-    """Width, depth and number of query heads of a model."""
-
-    width: int = Field(ge=1)
-    depth: int = Field(ge=1)
-    heads: int = Field(ge=1)
-
-    def __str__(self) -> str:
-        """`128x4/4`: width x depth / heads."""
-        return f"{self.width}x{self.depth}/{self.heads}"
-
-
-def parse_shape(text: str) -> Shape:
-    """`128x4/4` (width x depth / heads) as a value; SpecError for anything else."""
-    found = _SHAPE.fullmatch(text.strip())
-    if found is None:
-        raise SpecError(f"a shape is width x depth / heads, such as 128x4/4, got {text!r}")
-    return Shape(width=int(found[1]), depth=int(found[2]), heads=int(found[3]))
 
 
 class ModelSizes(Frozen):

@@ -21,14 +21,16 @@ from collections.abc import Callable
 
 from attentune.errors import StudyError
 from attentune.search.book import Outcome
+from attentune.search.calibration import LEAST_STEPS
 from attentune.search.candidates import ADAPTIVITY, LONG_RANGE, slot_of
 from attentune.search.contenders import Contender, Found, best_of
+from attentune.search.obligations import obligatory_seconds
 from attentune.search.recipe import Recipe
-from attentune.search.result import StageResult, TrialStage
+from attentune.search.result import StageResult, TrialStage, tried
 from attentune.search.runs import Runs
 from attentune.search.slots import combinations, screen
 from attentune.search.strategy import Parameters, given_parameters, tuned, tuning_distributions
-from attentune.search.wording import constraint_text
+from attentune.search.wording import constraint_text, duration_text, short_count
 
 
 def objective(runs: Runs) -> Found:
@@ -38,6 +40,8 @@ def objective(runs: Runs) -> Found:
     runs.progress.measured_by(runs.measure)
     runs.progress.stage_started("objective", f"{runs.measure.goal}, {bounds}; tune the baseline")
     steps = runs.search_steps()
+    if not runs.book.outcomes and (short := shortfall(runs)) is not None:
+        runs.progress.noticed(short)
     runs.planned = runs.search_runs() + 6 * len(spec.pairs)
     contenders = _tuning(runs, "tuned baseline", "objective", "baseline", runs.base, first=None)
     best = best_of(runs, contenders)
@@ -48,7 +52,7 @@ def objective(runs: Runs) -> Found:
         )
     untuned = contenders[0].outcome
     summary = (
-        f"{runs.measure.goal.capitalize()}, {bounds}. The 2017 baseline was tuned with "
+        f"{runs.measure.goal.capitalize()}, {bounds}. The baseline was tuned with "
         f"{len(contenders)} trials of {steps} steps: {runs.measure.text(untuned.record.loss)} with its customary "
         f"settings, {runs.measure.text(best.outcome.loss)} at best."
     )
@@ -56,6 +60,30 @@ def objective(runs: Runs) -> Found:
     found = Found(tuned=best, incumbent=best)
     found.tried.update({one.recipe: one.outcome for one in contenders})
     return found
+
+
+def shortfall(runs: Runs) -> str | None:
+    """A sentence where the budget is less than what is done regardless; None where it suffices.
+
+    To be asked once the steps of the search are known.
+    """
+    spec, arms = runs.spec, 2
+    what = f"{spec.budget} is less than {spec.tuning.trials} tuning trials, the finals and the last check need"
+    if runs.budget.seconds is not None:
+        needed = runs.elapsed + (obligatory_seconds(spec, runs.subject, runs.book) or 0.0)
+        enough, expected = needed <= runs.budget.seconds, f"about {duration_text(_rounded(needed))}"
+    else:
+        assert runs.budget.tokens is not None
+        finals = arms * len(spec.pairs) * (spec.steps or LEAST_STEPS)
+        tokens = (spec.tuning.trials * runs.search_steps() + finals) * spec.tokens_per_step
+        enough, expected = tokens <= runs.budget.tokens, f"about {short_count(tokens)} tokens"
+    return None if enough else f"{what}; expect {expected}, and few candidates or none"
+
+
+def _rounded(seconds: float) -> float:
+    """To the next ten seconds, or from ten minutes on to the next minute: an estimate is no better."""
+    unit = 10 if seconds < 600 else 60
+    return float(-(-seconds // unit) * unit)
 
 
 def adaptivity(runs: Runs, found: Found) -> None:
@@ -72,10 +100,12 @@ def long_range(runs: Runs, found: Found) -> None:
 
 def parameters(runs: Runs, found: Found) -> Contender | None:
     """Tunes the best candidate as the baseline was; None where no candidate could be trained at all."""
-    runs.progress.stage_started("parameters", "tune the best candidate with as many trials as the baseline had")
     candidate = best_candidate(runs, found)
+    plan = "tune the best candidate with as many trials as the baseline had" if candidate else "there is no candidate"
+    runs.progress.stage_started("parameters", plan)
     if candidate is None:
-        _over(runs, "parameters", "No candidate could be trained, so there was nothing to tune.", "the baseline stays")
+        what = "Of the candidates none could be trained" if tried(runs.book.records()) else "No candidate was tried"
+        _over(runs, "parameters", f"{what}, so there was nothing to tune.", "the tuned baseline stays as it is")
         return None
     contenders = _tuning(runs, "tuned candidate", "parameters", "candidate", candidate.recipe, first=candidate.outcome)
     best = best_of(runs, contenders) or candidate
@@ -147,15 +177,22 @@ def _slots(
     if extra is not None and (change := extra()):
         decisions.append(change)
     count = sum(1 for one in runs.book.records() if one.stage == stage)
-    summary = (
-        f"{count} candidates: {runs.measure.text(before.outcome.loss)} before, "
-        f"{runs.measure.text(found.incumbent.outcome.loss)} after."
-    )
-    if skipped:
-        summary += f" The budget left no room for {skipped} more."
+    old, new = (runs.measure.text(one.outcome.loss) for one in (before, found.incumbent))
+    summary, kept = screened_text(count, skipped, old, new, runs.spec.margin)
     if stage == "long range":
         summary = f"{summary} {context_text(found)}".strip()
-    _over(runs, stage, summary, "; ".join(decisions) or "nothing gained more than the margin")
+    _over(runs, stage, summary, "; ".join(decisions) or kept)
+
+
+def screened_text(count: int, skipped: int, before: str, after: str, margin: float) -> tuple[str, str]:
+    """What a stage tried, and what it decides where it changed nothing."""
+    if not count:
+        why = f"the budget left no room for any of {skipped}" if skipped else "the study has none for this stage"
+        return f"No candidate was tried: {why}.", "nothing was tried, so nothing changes"
+    summary = f"{count} candidate{'s' * (count > 1)}: {before} before, {after} after."
+    if skipped:
+        summary += f" The budget left no room for {skipped} more."
+    return summary, f"no candidate gained more than the margin of {margin:g}, so nothing changes"
 
 
 def context_text(found: Found) -> str:
@@ -178,7 +215,7 @@ def _settings_text(recipe: Recipe) -> str:
     settings = recipe.settings
     return (
         f"{settings.optimizer}, learning rate {settings.learning_rate:.3g}, {settings.schedule}, "
-        f"clipping {settings.clip}, {recipe.shape}"
+        f"clipping {settings.clip}, {recipe.shape.words}"
     )
 
 

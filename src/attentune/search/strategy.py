@@ -25,7 +25,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from attentune.search.recipe import EVALUATIONS, Recipe
 from attentune.search.result import Scalar
-from attentune.search.space import Settings, StudySpec, parse_shape
+from attentune.search.shape import parse_shape
+from attentune.search.space import Settings, StudySpec
 
 REDUCTION = 2  # of the trials that reach a rung, one in so many goes on
 RUNGS = (0.3, 0.7)  # shares of a trial's steps

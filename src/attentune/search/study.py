@@ -34,20 +34,23 @@ from attentune.search import finals as final_runs
 from attentune.search import stages
 from attentune.search.book import DATABASE, LEDGER, Book
 from attentune.search.card import model_card
+from attentune.search.comparison import Finals
 from attentune.search.deployment import deploy, plan_text
-from attentune.search.finals import Finals, deployed_job
+from attentune.search.finals import deployed_job
+from attentune.search.matching import model_spec
 from attentune.search.pictures import ReportPictures
 from attentune.search.progress import Quiet, StudyProgress
 from attentune.search.protocol import protocol
-from attentune.search.recipe import baseline_recipe, check_candidates, model_spec
+from attentune.search.recipe import baseline_recipe, check_candidates
 from attentune.search.report import write_report
-from attentune.search.result import STAGES, ObjectiveResult, StageResult, StudyResult
+from attentune.search.result import STAGES, ObjectiveResult, StageResult, StudyResult, tried
 from attentune.search.runner import trained_model
 from attentune.search.runs import Runs, pick_device
 from attentune.search.space import StudySpec, study_text
 from attentune.search.subject import Subject
 from attentune.search.task_subject import open_task
 from attentune.search.text_subject import TextSubject
+from attentune.search.wording import ARM_NAMES
 
 try:
     import fcntl
@@ -141,9 +144,9 @@ class _Study:
         return self.deployment(runs, finals)
 
     def deployment(self, runs: Runs, finals: Finals) -> StudyResult:
-        """Ships the better model beyond noise, else the simpler one; then writes what there is to read."""
+        """Ships what the finals chose (see `attentune.search.comparison`); then writes what there is to read."""
         self.progress.stage_started(
-            "deployment", f"save the {finals.deployed} model, check it in a fresh process, report"
+            "deployment", f"save the model of the {ARM_NAMES[finals.deployed]}, check it in a fresh process, report"
         )
         model = trained_model(deployed_job(runs, finals, finals.deployed), self.spec, device=runs.device)
         best = self.folder / BEST
@@ -156,7 +159,7 @@ class _Study:
         answer = "the same logits" if check.passed else "different logits"
         stage = StageResult(
             name="deployment",
-            summary=f"The {finals.deployed} model was saved in {best} and loaded by a fresh process, "
+            summary=f"The model of the {ARM_NAMES[finals.deployed]} was saved in {best} and loaded by a fresh process, "
             f"which got {answer} (largest difference {check.max_logit_difference:.2g}).",
             seconds=check.seconds,
         )
@@ -178,6 +181,7 @@ class _Study:
         spec, book = self.spec, self.book
         notes = [book.noted(f"stage {name}") for name in STAGES]
         regularizers = {name: value for name, value in spec.regularizer.model_dump().items() if value}
+        candidate = "tuned" if finals.candidate else "could be trained" if tried(book.records()) else "was tried"
         return StudyResult(
             name=self.folder.resolve().name,
             task=spec.task,
@@ -190,7 +194,7 @@ class _Study:
             objective=ObjectiveResult(
                 measure=runs.measure, constraints=spec.objective.constraints(), regularizers=regularizers
             ),
-            protocol=protocol(spec, runs.subject, runs.searched.size),
+            protocol=protocol(spec, runs.subject, runs.searched.size, candidate=candidate),
             budget=spec.budget,
             tokens_used=runs.tokens_used,
             baseline=finals.baseline,
@@ -202,6 +206,7 @@ class _Study:
             slots=finals.slots,
             stages=tuple(StageResult.model_validate(note) for note in notes if note is not None),
             trials=book.records(),
+            deployed=finals.deployed,
             started=datetime.fromisoformat(str(book.noted("started"))),
             finished=datetime.now(UTC),
         )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attentune.data.batches import IGNORED
 from attentune.data.records import Record
 from attentune.data.shape import TableShape
 from attentune.errors import SpecError
@@ -70,19 +71,27 @@ def open_task(spec: StudySpec, *, progress: Callable[[str, int, int], None]) -> 
         fitted.examples(record)  # refuses unknown labels now, and not after hours
     source = TaskSource(fitted, parts.train, parts.validation)
     progress("preparing examples", 1, 1)
-    return TaskSubject(fitted, parts, source, _measure(fitted, parts.validation), counts, _passes(spec))
+    return TaskSubject(fitted, parts, source, _measure(fitted, source, parts, spec.folds), counts, _passes(spec))
 
 
 def _passes(spec: StudySpec) -> float:
     return MOST_PASSES if spec.epochs is None else spec.epochs
 
 
-def _measure(fitted: Fitted, records: Sequence[Record]) -> Measure:
-    """What the task calls its main figure, which an untrained model of one layer has as well."""
+def _measure(fitted: Fitted, source: TaskSource, parts: Parts, folds: int) -> Measure:
+    """What the task calls its main figure, which an untrained model of one layer has as well.
+
+    Where that counts hidden tokens, each is an answer of its own; else a record is one. Folds judge by all of them.
+    """
     plain = layer("heads=1, mask=causal" if fitted.task.stack == "encoder-decoder" else "heads=1, mask=full")
     model = fitted.build(fitted.complete(ModelSpec(vocab_size=1, width=8, depth=1, layers=(plain,))), seed=0)
-    few = list(records[:2])
-    name = fitted.score(fitted.predict(model, few), few).main
+    few = list(parts.validation[:2])
+    scores = fitted.score(fitted.predict(model, few), few)
+    name = scores.main
+    answers = len(parts.validation) + (len(parts.train) if folds else 0)
+    if "tokens" in scores.details:
+        judged = [*source.validation, *(source.train if folds else ())]
+        answers = sum(int((one.targets != IGNORED).sum()) for one in judged)
     by_score = fitted.task.chosen_by == "score"
     on_the_way = f"validation {name}, the best so far" if by_score else "validation loss, nats, the least so far"
     return Measure(
@@ -92,6 +101,8 @@ def _measure(fitted: Fitted, records: Sequence[Record]) -> Measure:
         on_the_way=on_the_way,
         rises=by_score,
         latency="latency of one record",
+        answers=max(1, answers),
+        best=scores.best,
     )
 
 

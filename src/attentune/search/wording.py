@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from attentune.search.result import Constraint, Cost, Difference, Measure, Scalar, StudyResult
+from attentune.search.result import Constraint, Cost, Difference, Measure, Scalar, StudyResult, tried
 
 NONE: Final = "–"
 COST_NAMES: Final[Mapping[Cost, str]] = {
@@ -20,6 +20,17 @@ COST_NAMES: Final[Mapping[Cost, str]] = {
     "peak_bytes": "peak memory",
     "tokens": "training tokens",
 }
+ARM_NAMES: Final[Mapping[str, str]] = {
+    "baseline": "untuned baseline",
+    "tuned": "tuned baseline",
+    "winner": "winner",
+}
+
+
+def arm_names(result: StudyResult) -> dict[str, str]:
+    """The finalists by their names; a candidate that was not good enough to be shipped is no winner."""
+    won = result.deployed == "winner" or (result.deployed is None and result.attention.verdict == "gain")
+    return {**ARM_NAMES, "winner": "winner" if won else "best candidate"}
 
 
 def signed(value: float) -> str:
@@ -137,10 +148,9 @@ def verdict_sentences(result: StudyResult) -> tuple[str, str]:
     """What tuning gained and what the attention alone gained, each with its band: the top of report and card."""
     measure = result.objective.measure
     tuning = judgement("Tuning the baseline", result.tuning, measure)
-    tried = any(trial.arm == "candidate" and trial.status != "refused" for trial in result.trials)
-    if result.winner.attention == result.tuned.attention and not tried:
+    if not result.has_candidate and not tried(result.trials):
         return tuning, "No candidate attention was tried: the budget was too small, so the baseline's own stays."
-    if result.winner.attention == result.tuned.attention:
+    if not result.has_candidate:
         return tuning, "No candidate attention was better than the tuned baseline's own, which therefore stays."
     further = result.tuning.verdict == "gain" and result.attention.verdict == "gain"
     return tuning, judgement("The attention alone", result.attention, measure, further=further)

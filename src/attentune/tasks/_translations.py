@@ -46,7 +46,7 @@ def score_translations(
         "chrf": str(chrf.get_signature()),
         "tokenised_bleu": f"{plain.get_signature()} on lower-cased words and marks apart",
     }
-    return Scores(values, "bleu", text=str(scored), signatures=signatures)
+    return Scores(values, "bleu", text=str(scored), signatures=signatures, best=100)
 
 
 def split_words(text: str) -> str:

@@ -100,7 +100,8 @@ class GapSentences(SequenceTask):
     def measure(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
         """ROUGE-1 F1 from 0 to 100 of what was written."""
         each = [overlap(words_of(text), words_of(held[0])) for text, held in zip(texts, references, strict=True)]
-        return Scores({"rouge_1": 100 * fmean(each)}, "rouge_1", signatures={"rouge_1": "F1 of lower-cased words"})
+        signatures = {"rouge_1": "F1 of lower-cased words"}
+        return Scores({"rouge_1": 100 * fmean(each)}, "rouge_1", signatures=signatures, best=100)
 
     def guesses(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, list[str]]:
         del train  # the beginning of a text needs no learning
@@ -201,9 +202,8 @@ class FittedGaps(Fitted):
         how = "mean over the tokens of the sentences left out and their ends, each given those before it"
         told = totalled([answer for answer, _ in pairs], "accuracy", how)
         written = self.task.measure([str(a.value) for a, _ in pairs], [self.task.references(r) for _, r in pairs])
-        return Scores(
-            {**written.values, **told.values}, written.main, signatures={**written.signatures, **told.signatures}
-        )
+        signatures = {**written.signatures, **told.signatures}
+        return Scores({**written.values, **told.values}, written.main, signatures=signatures, best=written.best)
 
     def baseline(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, Scores]:
         return self.inner.baseline(train, [one for one in records if self.task.usable(one)])

@@ -73,6 +73,7 @@ class Scores:
     text: str = ""
     signatures: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)  # such as the confusion matrix
+    best: float = 1.0  # the main figure of answers that are all right; 100 for figures in per cent
 
     @property
     def value(self) -> float:
