@@ -18,7 +18,7 @@ import pytest
 import attentune
 from attentune.cli import main
 from attentune.cli.train import Options
-from attentune.tasks.registry import known_tasks, read_task
+from attentune.tasks.registry import known_tasks, read_task, typed
 from tasks.opinions import opinions, write
 
 pytest.importorskip("sklearn", reason="metrics of tasks need scikit-learn")
@@ -290,7 +290,7 @@ def test_mistakes_are_one_line(
 
 def test_the_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     found = {task["name"]: task for task in run(capsys, "tasks")}
-    assert set(found) == {*known_tasks(), "lm"}
+    assert set(found) == {*map(typed, known_tasks()), "lm"}
     assert found["classify"]["options"]["pooling"]["choices"] == ["mean", "first", "attention", "max"]
     assert main(["tasks"]) == 0
     assert "\n    pooling = 'mean'  one of mean, first" in capsys.readouterr().out

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from attentune.search.book import Outcome
+from attentune.search.book import Book, Outcome
 from attentune.search.obligations import obligatory_seconds
 from attentune.search.progress import Quiet
 from attentune.search.protocol import protocol
 from attentune.search.result import Measure, TrialRecord
 from attentune.search.space import StudySpec, parse_budget
 from attentune.search.stages import screened_text, shortfall
+from attentune.search.subject import Subject
 from search.test_finals import under_way
 
 SPEC = StudySpec(budget="20s", steps=16)
 SPEED = {"step_seconds": 0.1, "evaluation_seconds": 0.0, "judging_seconds": 0.01, "trial_seconds": 1.0}
-SUBJECT = SimpleNamespace(search_evaluations=3, size=100, whole=1000, measure=Measure())
+SUBJECT = Mock(spec=Subject, search_evaluations=3, size=100, whole=1000, measure=Measure())
 
 
 def book(done: dict[str, float], **notes: Any) -> Any:
@@ -38,11 +39,11 @@ def book(done: dict[str, float], **notes: Any) -> Any:
         for number, (key, seconds) in enumerate(done.items())
     }
     held = {"calibration": SPEED, "search steps": 20, "search size": 50, **notes}
-    return SimpleNamespace(outcomes=outcomes, noted=lambda key, default=None: held.get(key, default))
+    return Mock(spec=Book, outcomes=outcomes, noted=lambda key, default=None: held.get(key, default))
 
 
 def least(done: dict[str, float], **notes: Any) -> float | None:
-    return obligatory_seconds(SPEC, SUBJECT, book(done, **notes))  # type: ignore[arg-type]
+    return obligatory_seconds(SPEC, SUBJECT, book(done, **notes))
 
 
 def test_what_is_left_shrinks_as_trials_end() -> None:
@@ -111,11 +112,11 @@ def test_stages_say_what_was_tried(count: int, skipped: int, summary: str, kept:
 
 
 def test_the_protocol_speaks_of_a_candidate_only_where_there_was_one() -> None:
-    judged = SimpleNamespace(measure=Measure(answers=30), protocol=lambda tokens, folds: "Seen.")
-    with_one = " ".join(protocol(SPEC, judged, 30, candidate="tuned"))  # type: ignore[arg-type]
+    judged = Mock(spec=Subject, measure=Measure(answers=30), protocol=lambda tokens, folds: "Seen.")
+    with_one = " ".join(protocol(SPEC, judged, 30, candidate="tuned"))
     assert "Baseline and candidate were tuned with 6 trials each" in with_one
     assert "n = 30 answers" in with_one
     judged.measure = Measure()
-    alone = " ".join(protocol(SPEC, judged, 30, candidate="was tried"))  # type: ignore[arg-type]
+    alone = " ".join(protocol(SPEC, judged, 30, candidate="was tried"))
     assert "no candidate was tried." in alone and "The baseline was tuned with 6 trials" in alone
     assert "answers" not in alone and "attention compares" not in alone
