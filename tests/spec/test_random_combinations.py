@@ -42,7 +42,7 @@ def test_what_was_found_before(text: str, layout: str, length: int, seed: int) -
     computes_or_refuses((read_layer(text), layout, length, torch.float64, seed))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=PATIENT, derandomize=True)
+@settings(max_examples=120, deadline=None, suppress_health_check=PATIENT, derandomize=True)
 @given(attempts())
 def test_each_computes_what_the_reference_does_or_is_refused_with_a_reason(attempt: Attempt) -> None:
     computes_or_refuses(attempt)
