@@ -183,7 +183,7 @@ def test_without_a_terminal_stages_and_failures_have_lines(capsys: pytest.Captur
         "note: 20s is less than that",
         "[2/6] adaptivity: 6 candidates",
         "      8  failed: [nan] at step 3  candidate    (best 1.7500)",
-        "    Nothing helped. softmax stays",
+        "    Nothing helped. Decided: softmax stays",
     ]
 
 

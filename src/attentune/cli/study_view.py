@@ -94,7 +94,8 @@ class StudyView:
             self._line(f"    {record.number:>3}  {outcome}  {record.arm}  {record.attention}{notes}")
 
     def stage_ended(self, result: StageResult) -> None:
-        self._line("    " + " ".join(filter(None, (result.summary, result.decision))))
+        decided = f"Decided: {result.decision}" if result.decision else ""
+        self._line("    " + " ".join(filter(None, (result.summary, decided))))
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
