@@ -1,4 +1,4 @@
-"""Opinions that a generator writes: one word of each tells its label."""
+"""Opinions that a generator writes: one word of each tells its label; and how a small classifier learns them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ import random
 from pathlib import Path
 
 from attentune.data.records import Record
+from attentune.spec.run import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 
+LOWERED = DataSpec(tokenizer="word", lowercase=True)
+RUN = RunSpec(
+    data=LOWERED,
+    context=16,
+    batch=8,
+    steps=90,
+    evaluate_every=30,
+    optimizer=OptimizerSpec(learning_rate=3e-3),
+    schedule=ScheduleSpec(warmup=10),
+    diagnose_every=0,
+)
 WORDS = {"good": ["great", "fine", "lovely", "superb"], "bad": ["awful", "poor", "dire", "dull"]}
 FILL = ["the", "film", "was", "a", "plot", "actor", "very", "so", "quite", "with", "and", "of", "this", "story"]
 

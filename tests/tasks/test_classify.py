@@ -14,7 +14,6 @@ from attentune.errors import CheckpointError, DataError, SpecError
 from attentune.mechanisms import layer
 from attentune.models.transformer import Transformer
 from attentune.spec.model import ModelSpec
-from attentune.spec.run import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from attentune.tasks._classification import calibration_bins, calibration_error
 from attentune.tasks.classify import Classify, FittedClassify
 from attentune.tasks.folder import load, save_task_model
@@ -23,20 +22,9 @@ from attentune.tasks.task import Prediction
 from attentune.training.losses import cross_entropy
 from attentune.training.task import Parts, TaskRun, over_seeds, train_task
 from attentune.training.task_source import TaskSource, mean_loss
-from tasks.opinions import opinions
+from tasks.opinions import LOWERED, RUN, opinions
 
 pytest.importorskip("sklearn", reason="metrics of tasks need scikit-learn")
-WORDS = DataSpec(tokenizer="word", lowercase=True)
-RUN = RunSpec(
-    data=WORDS,
-    context=16,
-    batch=8,
-    steps=90,
-    evaluate_every=30,
-    optimizer=OptimizerSpec(learning_rate=3e-3),
-    schedule=ScheduleSpec(warmup=10),
-    diagnose_every=0,
-)
 
 
 def small(**changes: Any) -> ModelSpec:
@@ -45,11 +33,11 @@ def small(**changes: Any) -> ModelSpec:
 
 
 def fitted(records: list[Record], task: Classify | None = None, context: int = 16) -> FittedClassify:
-    return (task or Classify()).fit(records, WORDS, context=context)
+    return (task or Classify()).fit(records, LOWERED, context=context)
 
 
 def trained(task: Classify, parts: Parts, **changes: Any) -> TaskRun:
-    known = task.fit(parts.train, WORDS, context=RUN.context)
+    known = task.fit(parts.train, LOWERED, context=RUN.context)
     source = TaskSource(known, parts.train, parts.validation)
     run = RUN.replace(**changes)
     return train_task(known, source, parts, known.complete(small()), run, device=torch.device("cpu"))
@@ -135,7 +123,7 @@ def test_a_small_model_learns_and_comes_back_from_its_folder(tmp_path: Path) -> 
     assert run.test.values["accuracy"] > 0.95
     assert [one.step for one in run.curve] == [30, 60, 90]
     assert run.best == max(run.curve, key=lambda one: (one.value, -one.loss))
-    known = Classify(word_dropout=0.05).fit(parts.train, WORDS, context=RUN.context)
+    known = Classify(word_dropout=0.05).fit(parts.train, LOWERED, context=RUN.context)
     save_task_model(tmp_path / "model", run.model, known.complete(small()), known)
     model = load(tmp_path)  # what holds the folder `model` will do
     assert model.predict(list(parts.test)) == known.predict(run.model, parts.test)
@@ -162,7 +150,7 @@ def test_several_labels_are_learned() -> None:
     task = Classify(several=True, word_dropout=0, metric="micro_f1", class_weights="balanced")
     run = trained(task, Parts(records[:150], records[150:]))
     assert run.validation.values["micro_f1"] > 0.9
-    known = task.fit(records, WORDS, context=16)
+    known = task.fit(records, LOWERED, context=16)
     (answer,) = known.predict(run.model, [Record({"text": "red and green"}, "x")])
     assert set(answer.fields["probabilities"]) == {"red", "blue", "green"}
     for cell in ('["red", "blue"]', " red , blue"):
@@ -177,7 +165,7 @@ def test_a_label_that_is_wrongly_said_counts_in_micro_f1() -> None:
     truth, said = (["red"], ["blue"], ["red"]), (["red", "green"], ["green"], [])
     records = [Record({"text": "x", "label": ",".join(one)}, f"line {n}") for n, one in enumerate(truth)]
     task = Classify(several=True, metric="micro_f1")
-    known = task.fit([*records, Record({"text": "x", "label": "green"}, "line 9")], WORDS, context=16)
+    known = task.fit([*records, Record({"text": "x", "label": "green"}, "line 9")], LOWERED, context=16)
     scores = known.score([Prediction(one) for one in said], records)
     assert scores.values["micro_f1"] == pytest.approx(2 * 1 / (2 * 1 + 2 + 2))
     assert scores.values["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)  # of red and blue, which the records hold
@@ -301,7 +289,7 @@ def test_the_trunk_is_any_encoder() -> None:
 
 def test_real_files_become_examples(shared_data: Path) -> None:
     records = read_records(shared_data / "sst2" / "dev.tsv", ("1", "2"))
-    known = Classify(text="1", label="2").fit(records, WORDS, context=64)
+    known = Classify(text="1", label="2").fit(records, LOWERED, context=64)
     assert (len(records), known.labels) == (872, ("0", "1"))
     shared = read_records(shared_data / "stockemotions" / "val_stockemo.csv", ("processed", "emo_label"))
     assert len(fitted(shared, Classify(text="processed", label="emo_label"), context=128).labels) == 12

@@ -15,7 +15,6 @@ from attentune.errors import SpecError
 from attentune.mechanisms import layer
 from attentune.models.checkpoint import weights_of
 from attentune.spec.model import ModelSpec
-from attentune.spec.run import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from attentune.spec.start import StartSpec
 from attentune.tasks._ensemble import Ensemble, mean_answer
 from attentune.tasks.classify import Classify
@@ -28,32 +27,23 @@ from attentune.training.adapting import Beginning
 from attentune.training.losses import cross_entropy, disagreement
 from attentune.training.task import Parts, TaskRun, train_task
 from attentune.training.task_source import TaskSource, mean_loss
-from tasks.opinions import opinions
+from tasks.opinions import LOWERED, opinions
+from tasks.opinions import RUN as OPINIONS
 
 pytest.importorskip("sklearn", reason="metrics of tasks need scikit-learn")
-WORDS = DataSpec(tokenizer="word", lowercase=True)
-RUN = RunSpec(
-    data=WORDS,
-    context=16,
-    batch=8,
-    steps=60,
-    evaluate_every=30,
-    optimizer=OptimizerSpec(learning_rate=3e-3),
-    schedule=ScheduleSpec(warmup=10),
-    diagnose_every=0,
-)
+RUN = OPINIONS.replace(steps=60)
 SMALL = ModelSpec(vocab_size=1, width=16, depth=1, context=16, layers=(layer("heads=2, mask=full"),))
 
 
 def built(task: Task, records: list[Record]) -> tuple[Any, Ensemble]:
-    known = task.fit(records, WORDS, context=16)
+    known = task.fit(records, LOWERED, context=16)
     model = known.build(known.complete(SMALL), seed=0)
     assert isinstance(model, Ensemble)
     return known, model
 
 
 def trained(task: Classify, parts: Parts) -> tuple[Any, TaskRun]:
-    known = task.fit(parts.train, WORDS, context=RUN.context)
+    known = task.fit(parts.train, LOWERED, context=RUN.context)
     source = TaskSource(known, parts.train, parts.validation)
     return known, train_task(known, source, parts, known.complete(SMALL), RUN, device=torch.device("cpu"))
 
@@ -137,7 +127,7 @@ def test_a_start_fills_all_members_and_a_start_from_an_ensemble_takes_the_first(
     save_task_model(tmp_path / "pair", model, known.complete(SMALL), known)
     origin = read_origin(tmp_path / "pair")
     first = weights_of(model.members[0])
-    alone = Classify().fit(records, WORDS, context=16)
+    alone = Classify().fit(records, LOWERED, context=16)
     single = alone.build(alone.complete(SMALL), seed=5)
     Beginning(origin, StartSpec(path=str(tmp_path / "pair")), alone)(single)
     assert all(torch.equal(tensor, first[name]) for name, tensor in weights_of(single).items())

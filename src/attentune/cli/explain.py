@@ -9,7 +9,7 @@ import torch
 from attentune.cli.plan import Options
 from attentune.kernels import KERNELS, LayoutKind, Plan, Request, plan
 from attentune.mechanisms import attention, load_plugin, registry
-from attentune.models.checkpoint import load_model, model_folder
+from attentune.models.checkpoint import load_model
 from attentune.spec.attention import AttentionSpec
 
 
@@ -20,7 +20,7 @@ def plans(options: Options) -> list[Plan]:
     if options.model is None:
         assert options.attention is not None
         return [plan(_request(options, attention(options.attention), width=options.width or 512), options.kernel)]
-    spec = load_model(model_folder(options.model)).model.spec
+    spec = load_model(options.model).model.spec
     requests = [_request(options, one, width=spec.width, depth=spec.depth, bias=spec.bias) for one in spec.attentions]
     return [plan(request, options.kernel) for request in dict.fromkeys(requests)]
 

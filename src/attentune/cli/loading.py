@@ -24,7 +24,7 @@ def load(folder: Path, *, device: str, plugin: Path | None) -> tuple[Decoder, To
     """
     if plugin is not None:
         load_plugin(plugin, registry)
-    loaded = load_model(model_folder(folder))
+    loaded = load_model(folder)
     return loaded.decoder.to(pick_device(device)).eval(), load_tokenizer(loaded.tokenizer_folder)
 
 

@@ -12,7 +12,6 @@ from attentune.cli.parsing import CommandOptions
 from attentune.cli.study_config import is_of_training, study_of
 from attentune.cli.train import NgramOptions
 from attentune.search.space import ModelSizes, StudySpec
-from attentune.spec.ngrams import NgramSpec
 
 EXAMPLES = """
     attentune optimize --data book.txt --task lm --budget 10m --out runs/book
@@ -32,9 +31,7 @@ class SizesOptions(ModelSizes):
     def sizes(self) -> ModelSizes:
         """The same as a study has it."""
         fields = {name: getattr(self, name) for name in ModelSizes.model_fields}
-        given = self.ngrams
-        fields["ngrams"] = None if given.longest == 1 else NgramSpec(**given.model_dump())
-        return ModelSizes(**fields)
+        return ModelSizes(**{**fields, "ngrams": self.ngrams.spec()})
 
 
 class Options(CommandOptions, StudySpec):

@@ -16,7 +16,6 @@ from attentune.cli.words import UsageError
 from attentune.data.record import Record
 from attentune.data.shape import TableShape
 from attentune.mechanisms import load_plugin, registry
-from attentune.models.checkpoint import model_folder
 from attentune.spec.run import DataSpec
 from attentune.tasks.answers import AnswerFile, Format, Rows, row_of
 from attentune.tasks.folder import TaskModel, load
@@ -32,7 +31,7 @@ def predict(options: Options) -> None:
         raise UsageError("--json prints a summary where the predictions go; name a file with --output")
     if options.plugin is not None:
         load_plugin(options.plugin, registry)
-    model = load(model_folder(options.model), device=pick_device(options.device))
+    model = load(options.model, device=pick_device(options.device))
     if options.output == STANDARD:
         _to_standard_output(options, model)
         return

@@ -14,7 +14,6 @@ from attentune.data.shape import TableShape
 from attentune.evaluation.looks import looks
 from attentune.evaluation.task_report import Figure, TaskReport
 from attentune.mechanisms import load_plugin, registry
-from attentune.models.checkpoint import model_folder
 from attentune.models.storage import atomic_write
 from attentune.spec.run import DataSpec
 from attentune.tasks.folder import load
@@ -27,8 +26,7 @@ def measure_task(options: Options, folder: Path) -> None:
         raise UsageError("name the file of records with --data")
     if options.plugin is not None:
         load_plugin(options.plugin, registry)
-    place = model_folder(folder)
-    model = load(place, device=pick_device(options.device))
+    model = load(folder, device=pick_device(options.device))
     data = DataSpec(encoding=options.encoding, header=HEADER[options.header], format=options.format)
     with activity("reading"):
         records = read(model.fitted.task, options.data, data, like=TableShape.read(model.config))
@@ -42,10 +40,10 @@ def measure_task(options: Options, folder: Path) -> None:
         baselines={},
         scores=scores,
         curve={},
-        facts={"model": str(place), "data": f"{options.data}, {len(records):,} records"},
+        facts={"model": str(model.folder), "data": f"{options.data}, {len(records):,} records"},
         looks=() if options.out is None else looks(model.fitted, model.model, records),
     )
-    found = {"model": str(place), "data": options.data, "count": len(records), **report.as_data()}
+    found = {"model": str(model.folder), "data": options.data, "count": len(records), **report.as_data()}
     if options.out is not None:
         pictures = report.pictures()
         for name, picture in pictures.items():

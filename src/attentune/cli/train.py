@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from attentune.cli.parsing import CommandOptions
 from attentune.cli.task_defaults import is_language
 from attentune.cli.words import UsageError
+from attentune.spec.ngrams import NgramSpec
 from attentune.spec.run import RunSpec
 from attentune.spec.value import Frozen
 
@@ -62,6 +63,10 @@ class NgramOptions(Frozen):
         if self.longest == 1 and (self.buckets, self.dropout) != (50_000, 0.0):
             raise ValueError("buckets and dropout do nothing without longest: say for example longest = 2")
         return self
+
+    def spec(self) -> NgramSpec | None:
+        """The same as a model has it."""
+        return None if self.longest == 1 else NgramSpec(**self.model_dump())
 
 
 class EncoderOptions(Frozen):

@@ -105,8 +105,7 @@ def model_spec(options: ModelOptions, *, vocab_size: int, context: int, stack: S
     fields = {**options.model_dump(), "vocab_size": vocab_size, "context": context}
     if options.halting.weight is None:
         fields["halting"] = None
-    if options.ngrams.longest == 1:
-        fields["ngrams"] = None
+    fields["ngrams"] = options.ngrams.spec()
     encoder = fields.pop("encoder")
     if options.layers == CAUSAL:
         fields["layers"] = {"decoder": CAUSAL, "encoder": WHOLE, "encoder-decoder": LOOKING}[stack]

@@ -13,6 +13,7 @@ from attentune.data.splits import split
 from attentune.data.streams import Progress
 from attentune.errors import DataError
 from attentune.spec.run import DataSpec
+from attentune.tasks.registry import typed
 from attentune.tasks.task import Task
 
 
@@ -55,9 +56,7 @@ def _explained(records: Iterator[Record], task: Task) -> Iterator[Record]:
     except MissingColumnError as error:
         named = [name for name in type(task).model_fields if getattr(task, name) == error.column]
         if named:
-            raise DataError(
-                f"{error}. Name the one that is meant: {task.kind.replace('_', '-')}({named[0]}=...)"
-            ) from None
+            raise DataError(f"{error}. Name the one that is meant: {typed(task.kind)}({named[0]}=...)") from None
         raise
 
 

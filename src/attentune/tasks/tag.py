@@ -27,7 +27,7 @@ from attentune.spec.run import DataSpec
 from attentune.tasks._ensemble import Members, alone_or_together
 from attentune.tasks._spans import KnownPhrases, are_spans, best_sequence, entities, transitions
 from attentune.tasks._tagging import score_tags
-from attentune.tasks._texts import Column, cell, in_batches, padded, trained_tokenizer
+from attentune.tasks._texts import Column, cell, in_batches, padded, trained_tokenizer, warn_of_cuts
 from attentune.tasks.heads import Tagger
 from attentune.tasks.task import Array, Example, Fitted, Prediction, Scores, Task
 
@@ -71,7 +71,9 @@ class Tag(Task):
             where = records[0].where.partition(",")[0] if records else "the training data"
             raise DataError(f"{where}: column {self.tags!r} holds {len(counts)} tags; at least 2 are needed")
         tags = set(counts)
-        if not are_spans(sorted(tags)) and any(tag[1:2] == "-" for tag in tags):
+        if are_spans(sorted(tags)):  # what begins may go on, although training never shows it
+            tags |= {"O"} | {f"{letter}-{tag[2:]}" for tag in tags if tag != "O" for letter in "BI"}
+        elif any(tag[1:2] == "-" for tag in tags):
             strange = next(tag for tag in sorted(tags) if tag != "O" and tag[:2] not in ("B-", "I-"))
             warnings.warn(
                 f"tags such as {strange!r} are none of entities (B-, I-, O): each tag is learned and counted by "
@@ -79,18 +81,9 @@ class Tag(Task):
                 DataWarning,
                 stacklevel=2,
             )
-        if are_spans(sorted(tags)):  # what begins may go on, although training never shows it
-            tags |= {"O"} | {f"{letter}-{tag[2:]}" for tag in tags if tag != "O" for letter in "BI"}
         tokenizer = trained_tokenizer((" ".join(self.words_of(one)) for one in records), data)
         fitted = FittedTag(self, tokenizer, tuple(sorted(tags)), context)
-        cut = sum(len(fitted.pieces(self.words_of(one))[0]) > context for one in records)
-        if cut:
-            warnings.warn(
-                f"{cut} of {len(records)} training sentences are longer than {context} pieces and are cut there; "
-                "a greater context keeps more",
-                DataWarning,
-                stacklevel=2,
-            )
+        warn_of_cuts([len(fitted.pieces(self.words_of(one))[0]) for one in records], context, "training sentences")
         return fitted
 
     def words_of(self, record: Record) -> list[str]:

@@ -46,6 +46,7 @@ def adapt(model: nn.Module, filled: frozenset[str], start: StartSpec) -> None:
         if any(one.startswith(f"{name}." if name else "") for one in filled)
     ]
     weights, by_name = dict(model.named_parameters()), {"encoder", "decoder"} <= stacks.keys()
+    deepest = max((stack.spec.depth for _, stack, _ in each), default=0)
     for part in start.frozen:
         named = [
             before + own
@@ -53,7 +54,6 @@ def adapt(model: nn.Module, filled: frozenset[str], start: StartSpec) -> None:
             for own, _ in stack.named_parameters()
             if before + own in filled and part.holds(name if by_name else part.stack or name, own)
         ]
-        deepest = max((stack.spec.depth for _, stack, _ in each), default=0)
         if named and part.last is not None and part.last >= deepest:
             raise TrainingError(f"freeze={part.text!r}: the layers of this model are 0 to {deepest - 1}")
         if not named:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from attentune.data.batches import IGNORED, MicroBatch
 
 ROWS = 64  # of logits that are worked on together: with some thousand classes they stay in a core's cache
-NEVER = -1e4  # the logarithm of a probability that is taken for 0, so that classes that are hidden do not give 0 * inf
 MANY = 256  # classes from which on that pays
+NEVER = -1e4  # the logarithm of a probability that is taken for 0, so that classes that are hidden do not give 0 * inf
 
 
 def cross_entropy(logits: Tensor, part: MicroBatch, label_smoothing: float = 0.0) -> Tensor:

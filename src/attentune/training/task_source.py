@@ -212,7 +212,7 @@ def summed_loss(logits: Tensor, part: MicroBatch) -> Tensor:
 
     Rare classes weigh in it as they do in training.
     """
-    if part.targets.is_floating_point():
+    if part.holds_several:
         return F.binary_cross_entropy_with_logits(
             logits.float(), part.targets, pos_weight=part.class_weights, reduction="sum"
         )
