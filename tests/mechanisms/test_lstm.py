@@ -101,3 +101,17 @@ def test_bfloat16_adds_up_in_float32() -> None:
         y, state = LSTM().mix(low, x.bfloat16(), {n: s.bfloat16() for n, s in start(3, 1).items()}, valid, None)
         assert y.dtype is torch.bfloat16
         assert all(held.dtype is torch.float32 for held in state.values())
+
+
+def test_low_precision_gradients_are_those_of_double_but_for_rounding() -> None:
+    params, x = random_parameters(8), torch.randn(3, 12, 8, dtype=torch.float64)
+    valid = torch.arange(12) < torch.tensor([12, 7, 1])[:, None]
+    low = {name: p.detach().bfloat16().requires_grad_() for name, p in params.items()}
+    inputs = {torch.float64: (params, x), torch.bfloat16: (low, x.bfloat16())}
+    found = {}
+    for dtype, (given, row) in inputs.items():
+        zeros = {name: state.to(dtype) for name, state in start(8, 3).items()}
+        y, _ = LSTM().mix(given, row, zeros, valid, None)
+        found[dtype] = [g.double() for g in torch.autograd.grad(y.double().square().sum(), list(given.values()))]
+    for exact, rounded in zip(*found.values(), strict=True):
+        assert (rounded - exact).norm() < 0.03 * exact.norm()
