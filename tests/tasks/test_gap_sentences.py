@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from attentune.data.records import Record
+from attentune.data.records import Record, read_records
 from attentune.errors import DataError
 from attentune.mechanisms import layer
 from attentune.spec.model import ModelSpec
@@ -99,3 +99,21 @@ def test_a_model_learns_to_write_what_is_missing(tmp_path: Path) -> None:
     assert "nats" not in answer.fields
     assert mean_loss(loaded.model, loaded.fitted, source.validation, tokens=500) == pytest.approx(scores.values["loss"])
     torch.testing.assert_close(dict(loaded.model.named_parameters()), dict(model.named_parameters()))
+
+
+@pytest.mark.filterwarnings("ignore::attentune.data.encoding.DataWarning")
+def test_real_texts_lose_the_sentence_that_tells_most_of_the_rest(shared_data: Path) -> None:
+    asked = read_records(shared_data / "squad" / "squad-v1.1-48-articles.json", ("context",))
+    found = list({one["context"]: Record({"text": one["context"]}, one.where) for one in asked[:1500]}.values())
+    task = GapSentences()
+    fitted = task.fit(found, DataSpec(tokenizer="bpe", vocab_size=2000), context=512)
+    examples = [(record, one) for record in found for one in fitted.examples(record)]
+    assert len(examples) > 0.9 * len(found) > 100
+    tokenizer = fitted.inner.source_tokenizer
+    for record, example in examples[:50]:
+        sentences = tuple(sentences_of(record["text"]))
+        chosen = chosen_sentences(sentences, task.share, task.choose)
+        assert example.source is not None and 1 <= (example.source == tokenizer.mask).sum() <= len(chosen)
+        assert task.references(record) == [" ".join(sentences[n] for n in chosen)]
+    first = fitted.baseline([], found[:30])["first sentence of the rest"]
+    assert 5 < first.values["rouge_1"] < 40

@@ -11,7 +11,7 @@ import torch
 
 from attentune.data.batches import IGNORED
 from attentune.data.encoding import DataWarning
-from attentune.data.records import Record
+from attentune.data.records import Record, read_records
 from attentune.data.subwords import SubwordTokenizer
 from attentune.errors import DataError, SpecError
 from attentune.mechanisms import layer
@@ -166,3 +166,24 @@ def test_blank_lines_of_a_file_are_left_out_and_short_texts_counted(tmp_path: Pa
     file.write_text("\n\n", encoding="utf-8")
     with pytest.raises(DataError, match="holds no record"):
         read(Mlm(), str(file), DATA)
+
+
+def test_real_reviews_are_hidden_in_whole_words_and_begun_to_be_learnt(shared_data: Path) -> None:
+    reviews = [
+        Record({"text": one["1"]}, one.where) for one in read_records(shared_data / "sst2" / "dev.tsv", ("1", "2"))
+    ]
+    known = Mlm(whole_word=True).fit(reviews, DataSpec(tokenizer="bpe", vocab_size=2000, lowercase=True), context=64)
+    tokenizer = known.tokenizer
+    hidden = scored = 0
+    for number, example in enumerate(one for record in reviews for one in known.examples(record)):
+        shown = known.redrawn(example, np.random.default_rng(number))
+        chosen = shown.targets != IGNORED
+        words = tokenizer.pieces.words(np.where(chosen, shown.targets, shown.ids))
+        whole = [chosen[words == word].all() for word in np.unique(words[chosen])]
+        assert all(whole) or len(whole) == 1  # a word longer than the share: its beginning
+        hidden, scored = hidden + int(chosen.sum()), scored + len(chosen)
+    assert 0.13 < hidden / scored < 0.17
+    source = TaskSource(known, reviews[:800], reviews[800:])
+    run = RUN.replace(context=64, batch=8, steps=60, evaluate_every=60)
+    result = train(known.build(known.complete(small(64)), seed=0), source, run)
+    assert result.losses[0] > 7 and result.evaluations[-1].loss < 6.6

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from attentune.data.records import Record
+from attentune.data.records import Record, read_records
 from attentune.errors import SpecError
+from attentune.spec.run import DataSpec
 from attentune.tasks.transduce import Transduce
-from tasks.sequences import DATA, RUN, numbers, taught
+from attentune.training.loop import train
+from attentune.training.task_source import TaskSource
+from tasks.sequences import DATA, RUN, numbers, small, taught
 
 
 def controlled(count: int, *, seed: int = 0) -> list[Record]:
@@ -57,3 +62,21 @@ def test_baselines_look_at_the_prefix_too() -> None:
 def test_the_prefix_is_a_column_of_its_own() -> None:
     with pytest.raises(SpecError, match="are different columns"):
         Transduce(source="de", target="en", control="de")
+
+
+def test_real_posts_about_an_emotion_are_begun_to_be_learnt(shared_data: Path) -> None:
+    task = Transduce(control="emo_label", source="ticker", target="processed")
+    records = read_records(shared_data / "stockemotions" / "val_stockemo.csv", task.columns)
+    fitted = task.fit(records, DataSpec(tokenizer="bpe", vocab_size=1500, lowercase=True), context=128)
+    tokenizer = fitted.source_tokenizer
+    for record, ids in zip(records[:20], fitted.whole_sources(records[:20]), strict=True):
+        place = ids.tolist().index(tokenizer.separator)
+        assert tokenizer.decode(ids[:place]) == record["emo_label"]
+        assert tokenizer.decode(ids[place + 1 :]) == record["ticker"].lower()
+        assert fitted.target_tokenizer.decode(fitted.example(record).targets) == " ".join(
+            record["processed"].lower().split()
+        )
+    source = TaskSource(fitted, records[:800], records[800:860])
+    run = RUN.replace(context=128, batch=16, steps=20, evaluate_every=20)
+    result = train(fitted.build(fitted.complete(small()), seed=0), source, run)
+    assert result.losses[0] > 7 and result.evaluations[-1].loss < 6.7
