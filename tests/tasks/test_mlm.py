@@ -184,6 +184,6 @@ def test_real_reviews_are_hidden_in_whole_words_and_begun_to_be_learnt(shared_da
         hidden, scored = hidden + int(chosen.sum()), scored + len(chosen)
     assert 0.13 < hidden / scored < 0.17
     source = TaskSource(known, reviews[:800], reviews[800:])
-    run = RUN.replace(context=64, batch=8, steps=60, evaluate_every=60)
+    run = RUN.replace(context=64, batch=8, steps=40, evaluate_every=40)
     result = train(known.build(known.complete(small(64)), seed=0), source, run)
-    assert result.losses[0] > 7 and result.evaluations[-1].loss < 6.6
+    assert result.losses[0] > 7.4 and result.evaluations[-1].loss < 6.9
