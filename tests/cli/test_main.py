@@ -120,9 +120,10 @@ def test_an_interrupt_says_how_to_go_on(
         assert capsys.readouterr().err == "attentune: interrupted\n"
 
 
-def test_warnings_are_one_line(command: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_one_line_and_said_once(command: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     def run(options: CommandOptions) -> int:
         warnings.warn("notes.bin skipped:\nnot text", stacklevel=1)
+        warnings.warn("notes.bin skipped:\nnot text", stacklevel=2)  # said once
         warnings.warn("a library will change", FutureWarning, stacklevel=1)
         return 1
 

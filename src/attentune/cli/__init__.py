@@ -13,9 +13,8 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TextIO
 
 from attentune import __version__
 from attentune.cli.parsing import Help, parse
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _each_once()
             code = _dispatch(arguments)
         sys.stdout.flush()
     except AttentuneError as error:
@@ -109,16 +108,17 @@ def _interrupted(arguments: list[str]) -> str:
     return "interrupted"
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    del filename, lineno, file, line  # the user is told what, not where in our code
-    for_developers = issubclass(category, (DeprecationWarning, FutureWarning))
-    if for_developers or not category.__module__.startswith(("builtins", "attentune")):
-        return  # what libraries say to us
-    print(f"attentune: warning: {' '.join(str(message).split())}", file=sys.stderr)
+def _each_once() -> Callable[..., None]:
+    """Shows warnings on standard error, each but once: a study would repeat them with every trial."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+        del where, more  # the user is told what, not where in our code
+        for_developers = issubclass(category, (DeprecationWarning, FutureWarning))
+        text = " ".join(str(message).split())
+        if for_developers or not category.__module__.startswith(("builtins", "attentune")) or text in said:
+            return  # what libraries say to us
+        said.add(text)
+        print(f"attentune: warning: {text}", file=sys.stderr)
+
+    return show
