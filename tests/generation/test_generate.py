@@ -178,3 +178,16 @@ def test_complete_starts_from_nothing() -> None:
     assert complete(model, Letters(), "", tokens=5, sampling=GREEDY) == complete(
         model, Letters(), "\n", tokens=5, sampling=GREEDY
     )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_limit_counts_real_tokens_and_not_padding(side: str) -> None:
+    model, row = make(ACCEPTED[0]), [3, 1, 4, 1]
+    alone = generate(model, torch.tensor([row]), tokens=1, sampling=GREEDY, limit=6)
+    padding, real = torch.zeros(9, dtype=torch.long), torch.tensor(row)
+    parts = (padding, real) if side == "left" else (real, padding)
+    valid = torch.cat(parts) > 0
+    both = torch.stack([torch.cat(parts), torch.full((13,), 5)])
+    seen = torch.stack([valid, torch.ones(13, dtype=torch.bool)])
+    found = generate(model, both, tokens=1, sampling=GREEDY, valid=seen, limit=6)
+    assert found[0].tolist() == alone[0].tolist()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from attentune.data.encoding import DataWarning
 from attentune.data.records import Record, read_records
 from attentune.errors import CheckpointError, DataError, SpecError
 from attentune.mechanisms import layer
@@ -293,3 +294,30 @@ def test_real_files_become_examples(shared_data: Path) -> None:
     assert (len(records), known.labels) == (872, ("0", "1"))
     shared = read_records(shared_data / "stockemotions" / "val_stockemo.csv", ("processed", "emo_label"))
     assert len(fitted(shared, Classify(text="processed", label="emo_label"), context=128).labels) == 12
+
+
+@pytest.mark.filterwarnings("ignore::attentune.data.encoding.DataWarning")
+def test_of_a_pair_the_longer_text_is_cut_first() -> None:
+    rows = [("a b c d e f", "x"), ("a b c d e f", "u v w x y z"), ("a", "u v w x y z"), ("a b", "u v")]
+    records = [Record({"text": a, "other": b, "label": str(n % 2)}, f"line {n}") for n, (a, b) in enumerate(rows)]
+    known = Classify(pair="other").fit(records, LOWERED, context=6)
+    kept = [known.tokenizer.tokens(known.example(one).ids) for one in records]
+    between = known.tokenizer.tokens(np.array([known.tokenizer.separator]))[0]
+    assert kept == [
+        ["a", "b", "c", "d", between, "x"],
+        ["a", "b", "c", between, "u", "v"],
+        ["a", between, "u", "v", "w", "x"],
+        ["a", "b", between, "u", "v"],
+    ]
+
+
+def test_one_label_is_too_few_and_baselines_need_words() -> None:
+    one = [
+        Record({"text": "good", "label": "x"}, "a.csv, line 2"),
+        Record({"text": "bad", "label": ""}, "a.csv, line 3"),
+    ]
+    with pytest.raises(DataError, match=r"a\.csv: column 'label' holds 1 labels; at least 2 are needed"):
+        fitted(one, Classify(several=True))
+    signs = [Record({"text": "\N{SMILING FACE WITH SUNGLASSES}", "label": str(n % 2)}, f"line {n}") for n in range(4)]
+    with pytest.warns(DataWarning, match="hold no words that could be compared: a baseline is left out"):
+        assert fitted(signs).baseline(signs, signs).keys() == {"majority"}

@@ -117,3 +117,10 @@ def test_real_texts_lose_the_sentence_that_tells_most_of_the_rest(shared_data: P
         assert task.references(record) == [" ".join(sentences[n] for n in chosen)]
     first = fitted.baseline([], found[:30])["first sentence of the rest"]
     assert 5 < first.values["rouge_1"] < 40
+
+
+def test_a_text_that_has_a_mask_is_asked_and_not_learnt_from() -> None:
+    asked = Record({"text": "The cat sat here. A <mask> token. The dog sat there."}, "line 1")
+    task = GapSentences()
+    assert not task.usable(asked) and task.source_parts(asked) == ["The cat sat here. A ", " token. The dog sat there."]
+    assert task.fit([asked, *texts(5)], DATA, context=40).examples(asked) == []

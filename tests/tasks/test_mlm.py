@@ -150,6 +150,25 @@ def test_long_texts_are_read_in_parts_and_empty_ones_not_at_all() -> None:
         TaskSource(known, texts(3), [Record({"text": ""}, "line 4")])
 
 
+def test_masks_behind_a_context_are_filled_and_texts_of_unknown_words_have_nothing_to_restore() -> None:
+    for whole_word in (False, True):
+        known = fitted(Mlm(whole_word=whole_word), context=5)
+        model = known.build(known.complete(small(5)), seed=0)
+        long = "sun moon salt pepper cat <mask> hot cold bread butter <mask> <mask>"
+        asked = [
+            Record({"text": text}, "x") for text in (long, "zzz yyy xxx", "sun <mask>", " ".join(["sun moon"] * 9))
+        ]
+        found = known.predict(model, asked)
+        assert [len(one.fields.get("fills", [])) for one in found] == [3, 0, 1, 0]
+        assert found[0].value.split()[:5] == long.split()[:5] and found[0].value.split()[-4:] == [
+            "hot",
+            "cold",
+            "bread",
+            "butter",
+        ]
+        assert known.examples(asked[1]) == [] and known.predict(model, asked[1:2])[0].fields["tokens"] == 0
+
+
 def test_options_are_checked() -> None:
     assert read_task("mlm(text=review, whole_word=true)") == Mlm(text="review", whole_word=True)
     with pytest.raises(SpecError, match="share"):

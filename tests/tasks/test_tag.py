@@ -214,3 +214,30 @@ def test_tags_that_only_look_like_entities_are_told_of() -> None:
     records = [Record({"tokens": ["a", "b", "c"], "tags": ["O", "B-name", "ORG"]}, "line 1")]
     with pytest.warns(DataWarning, match="tags such as 'ORG' are none of entities"):
         assert not Tag().fit(records, PIECES, context=16).spans
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        ["I-PER", "I-PER", "O", "I-LOC", "B-LOC"],  # IOB1
+        ["B-PER", "E-PER", "O", "S-LOC", "S-LOC"],  # BIOES
+        ["B-PER", "L-PER", "O", "U-LOC", "U-LOC"],  # BILOU
+    ],
+)
+def test_tags_of_tables_are_read_in_every_scheme(tags: list[str]) -> None:
+    record = Record({"tokens": list("abcde"), "tags": tags}, "a.jsonl, line 1")
+    known = fitted([record])
+    assert known.spans and set(known.tags) == {"O", "B-PER", "I-PER", "B-LOC", "I-LOC"}
+    right = ["B-PER", "I-PER", "O", "B-LOC", "B-LOC"]
+    assert [known.tags[number] for number in known.example(record).targets if number != IGNORED] == right
+    assert known.score([Prediction(right)], [record]).value == 1.0
+    assert known.score([Prediction(["O"] * 5)], [record]).value == 0.0
+    assert known.baseline([record], [record])["names seen in training"].value == 1.0
+
+
+def test_tags_that_break_every_rule_are_counted_and_tokens_are_needed() -> None:
+    broken = Record({"tokens": list("abcd"), "tags": ["I-PER", "O", "B-PER", "I-LOC"]}, "line 1")
+    with pytest.warns(DataWarning, match="1 tags break the rules of IOB1: what goes on with nothing begins an entity"):
+        known = fitted([broken])
+    with pytest.raises(DataError, match="line 2: neither this nor any other record has a token"):
+        known.score([Prediction([])], [Record({"tokens": [], "tags": []}, "line 2")])

@@ -84,6 +84,9 @@ def _steps(
         raise SpecError(f"limit must be at least 2 tokens, got {limit}")
     generator = torch.Generator(prompt.device).manual_seed(sampling.seed)
     known, real = prompt, valid if valid is not None else torch.ones_like(prompt, dtype=torch.bool)
+    if bool((real[:, :-1] & ~real[:, 1:]).any()):  # what is cut away in the end stands at the left: padding first
+        order = real.int().argsort(dim=1, stable=True)
+        known, real = known.gather(1, order), real.gather(1, order)
     if not model.has_memory:
         known, real = known[:, -limit:], real[:, -limit:]
     state = model.start(prompt.shape[0])

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from attentune.data.records import Record
 from attentune.errors import DataError
 from attentune.tasks._extra import needed
+from attentune.tasks._tfidf import tf_idf
 from attentune.tasks.task import Prediction, Scores
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
@@ -167,20 +168,23 @@ def majority(train: Expected, count: int) -> list[Prediction]:
     return [Prediction(label, {"probability": held / len(train.answers)})] * count
 
 
-def bag_of_words(train: Expected, texts: Sequence[str], asked: Sequence[str]) -> list[Prediction]:
+def bag_of_words(train: Expected, texts: Sequence[str], asked: Sequence[str]) -> list[Prediction] | None:
     """TF-IDF of words and pairs of words into a logistic regression; of one to three characters in Chinese or Japanese.
+
+    None where the texts hold nothing of these.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    features = needed("sklearn.feature_extraction.text", "scikit-learn", "the baseline of a classifier")
     linear = needed("sklearn.linear_model", "scikit-learn", "the baseline of a classifier")
     spaceless = sum(len(_HAN.findall(text)) for text in texts) > 0.3 * sum(map(len, texts))
     choice: dict[str, Any] = {"analyzer": "char", "ngram_range": (1, 3)} if spaceless else {"ngram_range": (1, 2)}
     if not spaceless:
         choice["token_pattern"] = r"(?u)\b\w+\b|[!?]"
-    vectors = features.TfidfVectorizer(sublinear_tf=True, min_df=2 if len(texts) > 1000 else 1, **choice)
-    known, new = vectors.fit_transform(texts), vectors.transform(asked)
+    table = tf_idf(texts, min_df=2 if len(texts) > 1000 else 1, **choice)
+    if table is None:
+        return None
+    known, new = table.rows, table.vectors.transform(asked)
     if train.several:
         multiclass = needed("sklearn.multiclass", "scikit-learn", "the baseline of a classifier")
         model = multiclass.OneVsRestClassifier(linear.LogisticRegression(C=10, max_iter=1000))

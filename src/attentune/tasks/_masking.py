@@ -44,6 +44,8 @@ def _of_words(
     """Whole words in a random order, each if it still fits into `count` tokens."""
     numbers = words[places]
     chosen: list[int] = []
+    if not len(places):
+        return places
     order = random.permutation(np.unique(numbers))
     for word in order.tolist():
         own = places[numbers == word]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from attentune.data.records import Record
 from attentune.errors import DataError
 from attentune.tasks._answer_words import words_of
 from attentune.tasks._extra import needed
+from attentune.tasks._tfidf import tf_idf
 from attentune.tasks.task import Array, Prediction, Scores
 
 DEPTH = 1000  # places of a ranking that are kept: what stands behind counts as not found
@@ -30,15 +31,16 @@ class Ranked(Prediction):
 def ranked(scores: Float[np.ndarray, " N"], texts: Sequence[str], top: int) -> Ranked:
     """The texts by their scores; of equal ones the earlier first."""
     count = min(DEPTH, len(scores))
-    chosen = np.arange(len(scores)) if count == len(scores) else np.sort(np.argpartition(-scores, count - 1)[:count])
-    order = chosen[np.argsort(-scores[chosen], kind="stable")]
+    least = -np.partition(-scores, count - 1)[count - 1]
+    chosen = np.concatenate([np.flatnonzero(scores > least), np.flatnonzero(scores == least)])[:count]
+    order = chosen[np.lexsort((chosen, -scores[chosen]))]
     found = [{"text": texts[place], "score": round(float(scores[place]), 6)} for place in order[:top]]
     return Ranked(found[0]["text"], {"score": found[0]["score"], "found": found}, order=order)
 
 
 def score_rankings(
     predictions: Sequence[Prediction],
-    right: Sequence[int | None],
+    right: Sequence[Collection[int]],
     records: Sequence[Record],
     *,
     texts: Sequence[str],
@@ -46,7 +48,8 @@ def score_rankings(
 ) -> Scores:
     """The mean of 1 / rank of the right text (MRR), and the share of questions that have it among the first k.
 
-    `right` is its number in the collection, None where it is not there: then it is not found, and said in the report.
+    `right` holds the numbers in the collection of the texts that answer a question, the first of which counts; where
+    there is none it is not found, and the report says so.
 
     Raises:
         DataError: there are no records.
@@ -56,33 +59,30 @@ def score_rankings(
     ranks = np.array([_rank(one, number) for one, number in zip(predictions, right, strict=True)])
     values = {"mrr": float((1 / ranks).mean())}
     values |= {f"recall_at_{cut}": float((ranks <= cut).mean()) for cut in CUTS}
-    absent = sum(number is None for number in right)
+    absent = sum(not numbers for numbers in right)
     found = ranks[np.isfinite(ranks)]
     text = f"{len(records):,} questions, {len(texts):,} texts to find"
     text += f"; of {absent:,} questions the right text is not among them" if absent else ""
     text += f"\nmedian rank of those found {np.median(found):.0f}" if len(found) else ""
-    wrong = [place for place in range(len(records)) if ranks[place] > 1 and right[place] is not None]
+    wrong = [place for place in range(len(records)) if ranks[place] > 1 and right[place]]
     wrong.sort(key=lambda place: (-float(predictions[place].fields["score"]), place))
     mistakes = [
         {
             "where": records[place].where,
             "text": asked[place],
-            "expected": _short(texts[number]),
+            "expected": _short(texts[min(right[place])]),
             "predicted": _short(str(predictions[place].value)),
             "rank": int(ranks[place]) if np.isfinite(ranks[place]) else None,
         }
         for place in wrong[:SHOWN]
-        if (number := right[place]) is not None
     ]
     return Scores(values, "mrr", text=text, details={"mistakes": mistakes})
 
 
-def _rank(prediction: Prediction, number: int | None) -> float:
-    """The place of a text in a ranking, from 1; infinite where it is not in it."""
+def _rank(prediction: Prediction, numbers: Collection[int]) -> float:
+    """The place of the first of these texts in a ranking, from 1; infinite where none is in it."""
     assert isinstance(prediction, Ranked)
-    if number is None:
-        return float("inf")
-    places = np.flatnonzero(prediction.order == number)
+    places = np.flatnonzero(np.isin(prediction.order, list(numbers)))
     return float(places[0] + 1) if len(places) else float("inf")
 
 
@@ -139,15 +139,14 @@ def bm25(texts: Sequence[str], asked: Sequence[str]) -> list[Float[np.ndarray, "
     return found
 
 
-def tf_idf(known: Sequence[str], texts: Sequence[str], asked: Sequence[str]) -> Any:
-    """Vectors of `texts` and of `asked`, as sparse rows of length 1, by the frequencies of words in `known`.
+def word_vectors(known: Sequence[str], *texts: Sequence[str]) -> list[Any] | None:
+    """Each of `texts` as sparse rows of length 1, by the frequencies of words in `known`; None where it has no words.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    features = needed("sklearn.feature_extraction.text", "scikit-learn", "a baseline by the words that texts share")
-    vectors = features.TfidfVectorizer(sublinear_tf=True, analyzer=_forms).fit(known)
-    return vectors.transform(texts), vectors.transform(asked)
+    table = tf_idf(known, analyzer=_forms)
+    return None if table is None else [table.vectors.transform(each) for each in texts]
 
 
 def _forms(text: str) -> list[str]:

@@ -25,7 +25,7 @@ def score_tags(
     """Precision, recall and F1 of whole entities, right in place and kind; or, without spans, the accuracy of tags.
 
     Raises:
-        DataError: there are no records.
+        DataError: there are no records, or no tokens in them.
         MissingExtraError: seqeval or scikit-learn is not installed.
     """
     if not records:
@@ -33,6 +33,8 @@ def score_tags(
     given = [list(one.value) for one in predictions]
     pairs = [pair for one in zip(expected, given, strict=True) for pair in zip(*one, strict=True)]
     accuracy = sum(truth == tag for truth, tag in pairs) / max(len(pairs), 1)
+    if not pairs:
+        raise DataError(f"{records[0].where}: neither this nor any other record has a token to be scored")
     if not spans:
         metrics = needed("sklearn.metrics", "scikit-learn", "scoring a tagger")
         truth, tags = zip(*pairs, strict=True)

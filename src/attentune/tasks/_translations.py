@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from attentune.tasks._extra import needed
+from attentune.tasks._tfidf import tf_idf
 from attentune.tasks.task import Scores
 
 Tokenize = Literal["13a", "intl", "zh", "char", "none"]
@@ -54,18 +55,20 @@ def split_words(text: str) -> str:
     return " ".join(_PIECES.findall(text.lower()))
 
 
-def nearest(known: Sequence[str], answers: Sequence[str], asked: Sequence[str]) -> list[str]:
-    """For each of `asked` the answer of the known text that shares most with it: pieces of 2 to 4 letters by TF-IDF.
+def nearest(known: Sequence[str], answers: Sequence[str], asked: Sequence[str]) -> dict[str, list[str]]:
+    """A baseline: for each of `asked` the answer of the known text that shares most with it, pieces of 2 to 4 letters.
+
+    Nothing where the known texts have no letters.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    text = needed("sklearn.feature_extraction.text", "scikit-learn", "the nearest training text as a baseline")
-    table = text.TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, dtype=np.float32)
-    columns = table.fit_transform(known).T.tocsr()
-    rows = table.transform(asked)
+    table = tf_idf(known, analyzer="char_wb", ngram_range=(2, 4), dtype=np.float32)
+    if table is None:
+        return {}
+    columns, rows = table.rows.T.tocsr(), table.vectors.transform(asked)
     found: list[str] = []
     for start in range(0, len(asked), ROWS):
         best = (rows[start : start + ROWS] @ columns).toarray().argmax(1)
         found += [answers[place] for place in best]
-    return found
+    return {"nearest training source": found}

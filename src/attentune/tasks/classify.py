@@ -78,7 +78,7 @@ class Classify(Task):
         counts: Counter[str] = Counter()
         for record in records:
             counts.update(self.labels_of(record))
-        if len(counts) < (1 if self.several else 2):
+        if len(counts) < 2:
             where = records[0].where.partition(",")[0] if records else "the training data"
             raise DataError(f"{where}: column {self.label!r} holds {len(counts)} labels; at least 2 are needed")
         tokenizer = trained_tokenizer((text_of(one, name) for one in records for name in self.asked), data)
@@ -124,6 +124,15 @@ def _weights(task: Classify, counts: Mapping[str, int], records: int) -> Float[n
     if task.several:
         return np.asarray(np.maximum(records - each, 1) / each, dtype=np.float32)
     return np.asarray(records / (len(each) * each), dtype=np.float32)
+
+
+def _cut(texts: Sequence[Array], room: int) -> list[Array]:
+    """The beginnings of one or two texts, `room` tokens together; the longer of two gives way first."""
+    if len(texts) == 1:
+        return [texts[0][:room]]
+    first, second = texts
+    kept = min(len(first), max(room - len(second), room - room // 2))
+    return [first[:kept], second[: room - kept]]
 
 
 @final
@@ -186,21 +195,28 @@ class FittedClassify(Fitted):
         targets[0, numbers] = 1
         return targets
 
-    def _whole(self, records: Sequence[Record]) -> list[Array]:
-        """Tokens of each record: the class's own where it is asked for, the text, and after a separator its pair."""
+    def _whole(self, records: Sequence[Record], most: int | None = None) -> list[Array]:
+        """Tokens of each record: the class's own where it is asked for, the text, and after a separator its pair.
+
+        Of rows longer than `most` the texts are cut at their ends, of a pair the longer one first.
+        """
         tokenizer, task = self.tokenizer, self.task
         texts = [tokenizer.encode_batch([text_of(one, column) for one in records]) for column in task.asked]
         between = [tokenizer.separator]
         start = [tokenizer.classifier] if task.pooling == "first" or tokenizer.framed else []
         end = between if tokenizer.framed else []
-        if task.pair is None:
-            return [np.concatenate([start, text, end]).astype(np.int32) for (text,) in zip(*texts, strict=True)]
-        return [np.concatenate([start, a, between, b, end]).astype(np.int32) for a, b in zip(*texts, strict=True)]
+        rows = []
+        for each in zip(*texts, strict=True):
+            room = None if most is None else max(most - len(start) - len(end) - (len(each) - 1), 0)
+            kept = each if room is None else _cut(each, room)
+            held = [part for text in kept for part in (between, text)][1:]
+            rows.append(np.concatenate([start, *held, end]).astype(np.int32)[:most])
+        return rows
 
     def _rows(self, records: Sequence[Record]) -> list[Array]:
         """The same, cut at the context; what holds nothing is one unknown token."""
         nothing = np.array([self.tokenizer.unknown], dtype=np.int32)
-        return [row[: self.context] if len(row) else nothing for row in self._whole(records)]
+        return [row if len(row) else nothing for row in self._whole(records, self.context)]
 
     def batch(self, examples: Sequence[Example], device: torch.device, *, scored: int | None = None) -> MicroBatch:
         ids, layout = padded([one.ids for one in examples], self.tokenizer.pad, device)
@@ -259,11 +275,8 @@ class FittedClassify(Fitted):
 
         given = majority(known, len(records))
         answers = bag_of_words(known, [text(one) for one in train], [text(one) for one in records])
-        asked = self.task.asked
-        return {
-            "majority": score_labels(expected, given, records, asked=asked),
-            "TF-IDF + logistic regression": score_labels(expected, answers, records, asked=asked),
-        }
+        found = {"majority": given} | ({} if answers is None else {"TF-IDF + logistic regression": answers})
+        return {name: score_labels(expected, each, records, asked=self.task.asked) for name, each in found.items()}
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save(folder)

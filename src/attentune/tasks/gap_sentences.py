@@ -66,8 +66,9 @@ class GapSentences(SequenceTask):
         return self.text
 
     def usable(self, record: Record) -> bool:
-        """Whether sentences can be left out, and some stay."""
-        return len(self._sentences(record)) > 1
+        """Whether sentences can be left out, and some stay; a text that has a `<mask>` is a question, not an example."""
+        sentences = self._sentences(record)
+        return len(sentences) > 1 and not any(MASK in one for one in sentences)
 
     def _sentences(self, record: Record) -> tuple[str, ...]:
         parts = texts_of(record, self.text)
@@ -80,14 +81,16 @@ class GapSentences(SequenceTask):
     def references(self, record: Record) -> list[str]:
         """What was left out, as one text. Raises DataError where a text is too short for it."""
         if not self.usable(record):
-            raise DataError(f"{record.where}: column {self.text!r} holds fewer than two sentences; leave such rows out")
+            raise DataError(
+                f"{record.where}: column {self.text!r} holds fewer than two sentences, or a {MASK}; leave such rows out"
+            )
         sentences = self._sentences(record)
         return [" ".join(sentences[number] for number in self.hidden(record))]
 
     def source_parts(self, record: Record) -> list[str]:
         """The rest of the text, or around its `<mask>`, where it has one."""
         text = " ".join(texts_of(record, self.text))
-        if MASK in text or not self.usable(record):
+        if not self.usable(record):
             return text.split(MASK)
         parts, hidden = [""], set(self.hidden(record))
         for number, sentence in enumerate(self._sentences(record)):
@@ -166,15 +169,12 @@ class FittedGaps(Fitted):
     def predict(self, model: nn.Module, records: Sequence[Record]) -> list[Prediction]:
         """What the model writes, and of texts without `<mask>` the sum of the losses of what stood there, in `nats`."""
         written = self.inner.predict(model, records)
-        known = [n for n, one in enumerate(records) if self.task.usable(one) and not self._asks(one)]
+        known = [n for n, one in enumerate(records) if self.task.usable(one)]
         tallies = self._tallies(model, [self.inner.example(records[number]) for number in known])
         for number, tally in zip(known, tallies, strict=True):
             one = written[number]
             written[number] = Prediction(one.value, {**one.fields, **tally.as_fields()})
         return written
-
-    def _asks(self, record: Record) -> bool:
-        return any(MASK in text for text in texts_of(record, self.task.text))
 
     @torch.inference_mode()
     def _tallies(self, model: nn.Module, examples: Sequence[Example]) -> list[Tally]:

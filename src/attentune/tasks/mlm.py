@@ -103,20 +103,21 @@ class FittedMlm(Fitted):
         return found[0]
 
     def examples(self, record: Record) -> list[Example]:
-        """The parts of a text; none where it is empty, as lines of a file may be."""
+        """The parts of a text; none where it is empty, as lines of a file may be, or all its tokens are unknown."""
         ids = self.tokenizer.encode(text_of(record, self.task.text))
-        return [self._hidden(part, self._fixed(part)) for part in self._parts(ids)]
+        parts = [part for part in self._parts(ids, LEAST) if not np.isin(part, self.tokenizer.special).all()]
+        return [self._hidden(part, self._fixed(part)) for part in parts]
 
     def redrawn(self, example: Example, random: np.random.Generator) -> Example:
         whole = np.where(example.targets == IGNORED, example.ids, example.targets)
         return self._hidden(whole.astype(np.int32), random)
 
-    def _parts(self, ids: Array) -> list[Array]:
-        """At most a context of tokens each, with those around them that the model is used to."""
+    def _parts(self, ids: Array, least: int) -> list[Array]:
+        """At most a context of tokens and at `least` so many each, with those around them that the model is used to."""
         size = self.context - 2 * self.tokenizer.framed
         parts = [ids[start : start + size] for start in range(0, len(ids), size)]
         start, end = ([self.tokenizer.classifier], [self.tokenizer.separator]) if self.tokenizer.framed else ([], [])
-        return [np.concatenate([start, part, end]).astype(np.int32) for part in parts if len(part) >= LEAST]
+        return [np.concatenate([start, part, end]).astype(np.int32) for part in parts if len(part) >= least]
 
     def _fixed(self, ids: Array) -> np.random.Generator:
         """Random numbers that depend on the text alone."""
@@ -144,7 +145,7 @@ class FittedMlm(Fitted):
             ids,
             torch.from_numpy(targets)[None].to(device),
             layout,
-            len(targets) / (scored or len(targets)),
+            len(targets) / max(scored or len(targets), 1),
             inputs={"places": torch.from_numpy(places).to(device)},
         )
 
@@ -162,31 +163,31 @@ class FittedMlm(Fitted):
             text = text_of(record, self.task.text)
             asked = MASK in text
             fields.append({"fills": []} if asked else Tally().as_fields())
-            parts += [(number, one) for one in ([self._question(text)] if asked else self.examples(record))]
+            parts += [(number, one) for one in (self._question(text) if asked else self.examples(record))]
         restored: list[Array] = [np.zeros(0, dtype=np.int32)] * len(parts)
+        fills: list[list[list[dict[str, Any]]]] = [[]] * len(parts)
         for chosen in in_batches([one.ids for _, one in parts]):
             for place, logits in zip(chosen, self._logits(model, [parts[place][1] for place in chosen]), strict=True):
                 number, one = parts[place]
                 restored[place] = one.ids.copy()
                 restored[place][one.targets != IGNORED] = logits.argmax(-1).numpy()
                 if "fills" in fields[number]:
-                    fields[number]["fills"] = self._fills(logits)
+                    fills[place] = self._fills(logits)
                 else:
                     self._count(one.targets[one.targets != IGNORED], logits, fields[number])
         texts: list[list[str]] = [[] for _ in records]
-        for (number, _), ids in zip(parts, restored, strict=True):
+        for (number, _), ids, found in zip(parts, restored, fills, strict=True):
             texts[number].append(self.tokenizer.decode(ids))
+            if "fills" in fields[number]:
+                fields[number]["fills"] += found
         return [Prediction(" ".join(each), held) for each, held in zip(texts, fields, strict=True)]
 
-    def _question(self, text: str) -> Example:
-        """A text with masks, as far as the context goes; what they stand for is not known."""
-        tokenizer, frame = self.tokenizer, 2 * self.tokenizer.framed
-        mask = np.array([tokenizer.mask], dtype=np.int32)
-        pieces = [part for text in tokenizer.encode_batch(text.split(MASK)) for part in (mask, text)][1:]
-        ids = np.concatenate(pieces)[: self.context - frame]
-        if frame:
-            ids = np.concatenate([[tokenizer.classifier], ids, [tokenizer.separator]]).astype(np.int32)
-        return Example(ids, np.where(ids == tokenizer.mask, tokenizer.mask, IGNORED))
+    def _question(self, text: str) -> list[Example]:
+        """The parts of a text with masks; what these stand for is not known."""
+        mask = np.array([self.tokenizer.mask], dtype=np.int32)
+        pieces = [part for text in self.tokenizer.encode_batch(text.split(MASK)) for part in (mask, text)][1:]
+        parts = self._parts(np.concatenate(pieces), 1)
+        return [Example(ids, np.where(ids == self.tokenizer.mask, self.tokenizer.mask, IGNORED)) for ids in parts]
 
     def _logits(self, model: nn.Module, examples: Sequence[Example]) -> list[Float[Tensor, "N V"]]:
         """Of the hidden tokens of each."""

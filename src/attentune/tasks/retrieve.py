@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, final
@@ -24,7 +25,7 @@ from attentune.shapes import Tensor
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
 from attentune.tasks._matcher import Matcher
-from attentune.tasks._ranking import bm25, ranked, score_rankings, score_similarities, tf_idf
+from attentune.tasks._ranking import bm25, ranked, score_rankings, score_similarities, word_vectors
 from attentune.tasks._texts import Column, cell, in_batches, padded, text_of, trained_tokenizer, warn_of_cuts
 from attentune.tasks.task import Array, Example, Fitted, Prediction, Scores, Task
 
@@ -189,7 +190,8 @@ class FittedRetrieve(Fitted):
             share = self.task.grade_of(record) / self.task.highest
             return Example(ids, np.array([share], dtype=np.float32), source=source)
         number = self._numbers.get(_key(answer), -1)  # -1: of a record that the collection does not know
-        return Example(ids, np.array([number, number], dtype=np.int64), source=source)
+        asked = zlib.crc32(_key(question).encode())
+        return Example(ids, np.array([number, asked], dtype=np.int64), source=source)
 
     def batch(self, examples: Sequence[Example], device: torch.device, *, scored: int | None = None) -> MicroBatch:
         ids, layout = padded([one.ids for one in examples], self.tokenizer.pad, device)
@@ -199,7 +201,7 @@ class FittedRetrieve(Fitted):
         share = held.numel() / (scored or held.numel())
         if self.task.label is not None:
             return MicroBatch(ids, held, layout, share, inputs=inputs)
-        alike = held[:, :1] == held[:, 0]
+        alike = (held[:, None] == held).any(-1)  # the same answer, or another of the same question
         inputs["same"] = alike.fill_diagonal_(False)
         targets = torch.arange(len(examples), device=device).expand(2, -1).contiguous()
         return MicroBatch(ids, targets, layout, share, inputs=inputs)
@@ -269,16 +271,30 @@ class FittedRetrieve(Fitted):
             grades = [task.grade_of(one) / task.highest for one in records]
             said = [Prediction(float(one.value) / task.highest) for one in predictions]
             return score_similarities(said, grades, records, graded=self.graded)
-        right = [self._numbers.get(_key(self._text(one, task.answer))) for one in records]
         asked = [self._text(one, task.question) for one in records]
-        return score_rankings(predictions, right, records, texts=self.texts, asked=asked)
+        right: dict[str, set[int]] = {}
+        first: dict[str, int] = {}
+        for place, (record, question) in enumerate(zip(records, asked, strict=True)):
+            number = self._numbers.get(_key(self._text(record, task.answer)))
+            right.setdefault(_key(question), set()).update(() if number is None else (number,))
+            first.setdefault(_key(question), place)
+        return score_rankings(
+            [predictions[place] for place in first.values()],
+            list(right.values()),
+            [records[place] for place in first.values()],
+            texts=self.texts,
+            asked=[asked[place] for place in first.values()],
+        )
 
     def baseline(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, Scores]:
         task = self.task
         asked = [text_of(one, task.question) for one in records]
         if task.label is not None:
             return self._similarity_baselines(list(train), records)
-        texts, questions = tf_idf(self.texts, self.texts, asked)
+        found = word_vectors(self.texts, self.texts, asked)
+        if found is None:
+            return {}
+        texts, questions = found
         tables = {"BM25": bm25(self.texts, asked), "TF-IDF": (questions @ texts.T).toarray()}
         return {
             name: self.score([ranked(row, self.texts, task.top) for row in table], records)
@@ -290,21 +306,19 @@ class FittedRetrieve(Fitted):
         task = self.task
         known = [text_of(one, column) for one in train for column in (task.question, task.answer)]
 
-        def cosines(some: Sequence[Record]) -> Float[np.ndarray, " N"]:
-            pairs = ([text_of(one, column) for one in some] for column in (task.question, task.answer))
-            left, right = tf_idf(known, *pairs)
-            return np.asarray(left.multiply(right).sum(1), dtype=np.float64).ravel()
-
         grades = np.array([task.grade_of(one) / task.highest for one in train])
-        seen, alike = cosines(train), grades >= 0.5
+        usual = float(np.median(grades)) * task.highest
+        found = {"usual label": self.score([Prediction(usual)] * len(records), records)}
+        sides = [[text_of(one, column) for one in (*train, *records)] for column in (task.question, task.answer)]
+        vectors = word_vectors(known, *sides)
+        if vectors is None:
+            return found
+        cosines = np.asarray(vectors[0].multiply(vectors[1]).sum(1), dtype=np.float64).ravel()
+        seen, alike = cosines[: len(train)], grades >= 0.5
         cuts = np.unique(seen)
         cut = float(cuts[int(np.argmax([((seen >= each) == alike).mean() for each in cuts]))])
-        said = 0.5 + (cosines(records) - cut) / 2
-        usual = float(np.median(grades)) * task.highest
-        return {
-            "TF-IDF": self.score([Prediction(float(one) * task.highest) for one in said], records),
-            "usual label": self.score([Prediction(usual)] * len(records), records),
-        }
+        said = 0.5 + (cosines[len(train) :] - cut) / 2
+        return {"TF-IDF": self.score([Prediction(float(one) * task.highest) for one in said], records), **found}
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save(folder)

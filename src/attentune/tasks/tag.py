@@ -19,6 +19,7 @@ from attentune.data.batches import IGNORED, MicroBatch
 from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
 from attentune.data.subwords import SubwordTokenizer
+from attentune.data.tagging import Scheme, as_iob2, parted
 from attentune.errors import CheckpointError, DataError, near
 from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
@@ -40,7 +41,8 @@ class Tag(Task):
     """`tokens`, the words or characters of a sentence, to as many `tags`.
 
     A word may be several pieces of the tokenizer: the first of them carries its tag. Where the tags are of entities
-    (`B-place`, `I-place`, `O`), no sequence is predicted that IOB2 does not allow.
+    (`B-place`, `I-place`, `O`; IOB1 and BIOES are read too), they are learnt, predicted and counted as IOB2, and no
+    sequence is predicted that IOB2 does not allow.
     """
 
     kind: Literal["tag"] = "tag"
@@ -70,14 +72,15 @@ class Tag(Task):
         if len(counts) < 2:
             where = records[0].where.partition(",")[0] if records else "the training data"
             raise DataError(f"{where}: column {self.tags!r} holds {len(counts)} tags; at least 2 are needed")
-        tags = set(counts)
-        if are_spans(sorted(tags)):  # what begins may go on, although training never shows it
-            tags |= {"O"} | {f"{letter}-{tag[2:]}" for tag in tags if tag != "O" for letter in "BI"}
+        tags, marks = set(counts), [parted(tag) for tag in counts]
+        if all(marks):  # in IOB2, whatever the records have; what begins may go on, although training never shows it
+            tags = {"O"} | {f"{letter}-{mark[1]}" for mark in marks if mark and mark[1] for letter in "BI"}
+            _warn_of_breaks([self.tags_of(one) for one in records], ends={"E", "S"} & {m[0] for m in marks if m})
         elif any(tag[1:2] == "-" for tag in tags):
-            strange = next(tag for tag in sorted(tags) if tag != "O" and tag[:2] not in ("B-", "I-"))
+            strange = next(tag for tag in sorted(tags) if parted(tag) is None)
             warnings.warn(
-                f"tags such as {strange!r} are none of entities (B-, I-, O): each tag is learned and counted by "
-                "itself, and no order of them is enforced",
+                f"tags such as {strange!r} are none of entities (B-, I-, E-, S-, O): each tag is learned and counted "
+                "by itself, and no order of them is enforced",
                 DataWarning,
                 stacklevel=2,
             )
@@ -110,6 +113,19 @@ class Tag(Task):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / TAGS} is missing or damaged: {error}") from None
         return FittedTag(cls(**options), SubwordTokenizer.load(folder), tags, context)
+
+
+def _warn_of_breaks(sentences: Sequence[Sequence[str]], *, ends: Iterable[str]) -> None:
+    """Tags that break the rules of the scheme that the sentences keep to most are told; they are read all the same."""
+    schemes: tuple[Scheme, ...] = ("bioes",) if ends else ("iob2", "iob1")
+    broken = {scheme: sum(len(as_iob2(tags, scheme)[1]) for tags in sentences) for scheme in schemes}
+    scheme = min(schemes, key=broken.__getitem__)
+    if broken[scheme]:
+        warnings.warn(
+            f"{broken[scheme]} tags break the rules of {scheme.upper()}: what goes on with nothing begins an entity",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 @final
@@ -148,13 +164,18 @@ class FittedTag(Fitted):
         return ids, starts[:-1]
 
     def example(self, record: Record) -> Example:
-        words, tags = self.task.words_of(record), self.task.tags_of(record)
+        words, tags = self.task.words_of(record), self.tags_of(record)
         if not words:
             raise DataError(f"{record.where}: column {self.task.tokens!r} holds no tokens; leave such records out")
         ids, starts = self.pieces(words)
         targets = np.full(len(ids), IGNORED, dtype=np.int64)
         targets[starts] = self._known(tags, record)
         return Example(ids[: self.context], targets[: self.context])
+
+    def tags_of(self, record: Record) -> list[str]:
+        """As many tags as tokens, those of entities in IOB2 however they are written."""
+        tags = self.task.tags_of(record)
+        return as_iob2(tags, "iob2")[0] if self.spans and all(map(parted, tags)) else tags
 
     def _known(self, tags: Sequence[str], record: Record) -> list[int]:
         for tag in tags:
@@ -223,13 +244,13 @@ class FittedTag(Fitted):
         return Prediction(tags, {"entities": named, "probabilities": sure})
 
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
-        expected = [self.task.tags_of(record) for record in records]
+        expected = [self.tags_of(record) for record in records]
         return score_tags(
             expected, predictions, records, words=[self.task.words_of(record) for record in records], spans=self.spans
         )
 
     def baseline(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, Scores]:
-        known = [(self.task.words_of(one), self.task.tags_of(one)) for one in train]
+        known = [(self.task.words_of(one), self.tags_of(one)) for one in train]
         asked = [self.task.words_of(one) for one in records]
         if self.spans:
             phrases = KnownPhrases(known)

@@ -50,7 +50,7 @@ class Transduce(PairTask):
         known, asked = ([self._whole_text(record) for record in part] for part in (train, records))
         answers = [self.references(record)[0] for record in train]
         sources = [self.source_text(record) for record in records]
-        return {"source copied": sources, "nearest training source": nearest(known, answers, asked)}
+        return {"source copied": sources, **nearest(known, answers, asked)}
 
     def _whole_text(self, record: Record) -> str:
         return " ".join(text for column in self.asked for text in texts_of(record, column))

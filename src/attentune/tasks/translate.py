@@ -29,4 +29,4 @@ class Translate(PairTask):
         train = list(train)
         known, asked = ([self.source_text(record) for record in part] for part in (train, records))
         answers = [self.references(record)[0] for record in train]
-        return {"source copied": asked, "nearest training source": nearest(known, answers, asked)}
+        return {"source copied": asked, **nearest(known, answers, asked)}
