@@ -66,7 +66,7 @@ class GapSentences(SequenceTask):
         return self.text
 
     def usable(self, record: Record) -> bool:
-        """Whether sentences can be left out, and some stay; a text that has a `<mask>` is a question, not an example."""
+        """Whether sentences can be left out, and some stay; a text with a `<mask>` is a question, not an example."""
         sentences = self._sentences(record)
         return len(sentences) > 1 and not any(MASK in one for one in sentences)
 
