@@ -21,6 +21,7 @@ import pytest
 from attentune.data.encoding import DataWarning
 from attentune.data.record import Record
 from attentune.data.records import iterate_records, read_records
+from attentune.data.shape import TableShape
 from attentune.errors import DataError
 from shape_checks import unchecked
 
@@ -243,6 +244,13 @@ def test_files_of_other_names(tmp_path: Path) -> None:
         {"text": "three"},
     ]
     assert values(write(tmp_path / "f.annotated", "a\tO\n\nb\tO\n"), ("tokens",))[1]["tokens"] == ["b"]
+    prose = "Slow, loud, and bad.\nWarm, and well made.\nFine\n"
+    assert [one["1"] for one in values(write(tmp_path / "h.txt", prose), (1,))] == prose.splitlines()
+    assert values(write(tmp_path / "i.txt", "Warm, and well made.\n"), (1,)) == [{"1": "Warm, and well made."}]
+    table = write(tmp_path / "j.txt", '"Warm, and well made.",1\nbad,0\n')
+    assert [one["1"] for one in values(table, (1,))] == ["Warm, and well made.", "bad"]
+    like = TableShape(("1", "2", "3"))
+    assert [one["1"] for one in iterate_records(table, ("1",), like=like)] == table.read_text().splitlines()
     message = failure(write(tmp_path / "g.txt", "no table at all\n"), ("text", "label"))
     assert "neither its ending nor its first line tells how to read text, label; name the format: csv, tsv" in message
     assert values(tmp_path / "a.txt", ("line",), format="lines") == [{"line": "Hi.\t嗨。\tby"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,7 @@ _ENDINGS: dict[str, Format] = {
 _MARKS: tuple[tuple[str, Format], ...] = (("\t", "tsv"), (",", "csv"))
 _PROGRESS_EVERY = 1000  # records
 _LOOKED_AT = 1 << 16  # characters of a first line
+_FIRST = 20  # lines that show whether there are columns
 
 
 def read_records(
@@ -122,7 +124,7 @@ def iterate_records(
         return _watched(_parallel(files, encoding, skip), list(files.values()), str(source), skip, progress)
     _refuse_folder_of_sides(source, names)
     file = DataFile(source)
-    kind = format or _ENDINGS.get(file.kind) or _shown_format(file, names, header, encoding)
+    kind = format or _ENDINGS.get(file.kind) or _shown_format(file, names, header, encoding, like)
     if kind not in ("csv", "tsv"):
         _refuse(kind, header=header)
     if kind == "parquet" and encoding is not None:
@@ -259,10 +261,22 @@ def _parallel(files: dict[str, DataFile], encoding: str | None, skip: int) -> It
         raise DataError(f"parallel files must have as many lines each, but {told}")
 
 
-def _shown_format(file: DataFile, names: tuple[str, ...], header: bool | None, encoding: str | None) -> Format:
-    """What the first line of a file shows whose ending does not tell."""
+def _even(lines: list[str], like: TableShape | None) -> bool:
+    """Whether the lines look like rows of a table: at least two, all as wide as one another, and as those of `like`."""
+    try:
+        widths = {len(row) for row in csv.reader(line[:_LOOKED_AT] for line in lines)}
+    except csv.Error:  # a quotation mark that nothing closes
+        return False
+    return len(lines) > 1 and len(widths) == 1 and (like is None or widths == {len(like.names)})
+
+
+def _shown_format(
+    file: DataFile, names: tuple[str, ...], header: bool | None, encoding: str | None, like: TableShape | None
+) -> Format:
+    """What the first lines of a file show whose ending does not tell."""
     with contextlib.closing(file.lines(file.codec(encoding))) as lines:
-        first = next((line.strip("\r\n") for line in lines if line.strip()), "")[:_LOOKED_AT]
+        begins = [line.strip("\r\n") for line in itertools.islice((line for line in lines if line.strip()), _FIRST)]
+    first = begins[0][:_LOOKED_AT] if begins else ""
     if first.lstrip().startswith("{"):
         return "jsonl"
     if names and set(names) <= {TOKENS, TAGS}:
@@ -270,6 +284,8 @@ def _shown_format(file: DataFile, names: tuple[str, ...], header: bool | None, e
     choice = Columns(names, header)
     for mark, kind in _MARKS:
         cells = first.split(mark)
+        if mark == "," and len(names) == 1 and not choice.has_header and not _even(begins, like):
+            continue  # commas of sentences
         if len(cells) > 1 and (header is not None or not choice.has_header or set(names) <= set(cells)) and names:
             return kind
     if len(names) == 1 and header is None:
