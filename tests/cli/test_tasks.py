@@ -154,6 +154,11 @@ def test_several_seeds_have_a_spread(capsys: pytest.CaptureFixture[str], files: 
     kept = json.loads((tmp_path / "model" / "config.json").read_text())
     assert kept["run"]["seed"] == best["seed"]
     assert kept["score"] == best["test"]
+    page = (tmp_path / "report.md").read_text()
+    assert f"those of seed {best['seed']}, which did best on the validation records" in page
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| seed ")]
+    assert [row[0] for row in rows] == [f"| seed {n}, {part}" for part in ("validation", "test") for n in (0, 1)]
+    assert rows[2][1] == f"{result['test']['accuracy']['each'][0]:.4f}"
 
 
 @pytest.mark.filterwarnings("default::attentune.data.encoding.DataWarning")
@@ -166,7 +171,7 @@ def test_a_validation_part_is_drawn_and_duplicates_are_dropped(
     caught = capsys.readouterr()
     result = json.loads(caught.out)
     assert result["records"]["duplicates"]["test"] >= 15
-    assert "test records" in caught.err
+    assert "also stand in training" not in caught.err  # they are left out, and counted
     assert result["records"]["train"] + result["records"]["validation"] <= 65
     assert result["baselines"] == {}
 

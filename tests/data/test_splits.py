@@ -79,7 +79,9 @@ def test_errors(count: int, options: dict[str, Any], message: str) -> None:
 def test_duplicates_are_counted_warned_of_and_dropped() -> None:
     train = made("text", "Good  film", "bad", "new")
     test = made("text", "good film\n", "other", "BAD", "bad", ["new"])
-    with pytest.warns(DataWarning, match=r"3 of 5 dev records \(60\.0%\) also stand in learnt \(same text\)"):
+    with pytest.warns(
+        DataWarning, match=r"3 of 5 dev records \(60\.0%\) also stand in learnt \(the same in column text\)"
+    ):
         found = duplicates(train, test, ["text"], names=("learnt", "dev"))
     assert (found.train, found.test, found.of, found.share) == ((0, 1), (0, 2, 3), 5, 0.6)
     assert [record["text"] for record in without(test, found.test)] == ["other", ["new"]]
@@ -87,6 +89,7 @@ def test_duplicates_are_counted_warned_of_and_dropped() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert duplicates(without(train, found.train), test, ["text"]).test == ()
+        assert duplicates(train, test, ["text"], warn=False) == found
     with pytest.raises(DataError, match="at least one column"):
         duplicates(train, test, [])
 

@@ -134,7 +134,7 @@ def test_a_small_model_learns_and_comes_back_from_its_folder(tmp_path: Path) -> 
     assert model.score(parts.test) == run.test
     with pytest.raises(DataError, match=r"predict takes a list.*predict\(\[\.\.\.\]\)"):
         model.predict("the film was lovely")
-    with pytest.raises(DataError, match="input 2 has no 'text'"):
+    with pytest.raises(DataError, match="input 2 has no column 'text'"):
         model.predict([{"text": "a"}, {"txt": "b"}])
     (tmp_path / "model" / "labels.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"labels\.json is missing or damaged"):

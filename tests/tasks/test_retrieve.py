@@ -245,7 +245,7 @@ def test_labelled_pairs_are_learned(tmp_path: Path) -> None:
     model = load(tmp_path / "model")
     (answer,) = model.predict([{"question": "some tea", "answer": "the leaves"}])
     assert 0.5 < answer.value <= 1 and -1 <= answer.fields["cosine"] <= 1
-    with pytest.raises(DataError, match="has no 'answer'"):
+    with pytest.raises(DataError, match="has no column 'answer'"):
         model.predict([{"question": "some tea"}])
 
 

@@ -145,6 +145,7 @@ def _leave(
             "records": counts.text(),
             "training": f"{run.steps:,} steps in {sum(one.result.seconds for one in runs):.1f} s, {size:,} parameters, "
             f"{waste:.1%} of the tokens are padding",
+            **({} if len(runs) == 1 else {"trainings": _spread(runs, best)}),
             "best after": ", ".join(f"{one.best.step:,} steps (seed {one.seed})" for one in runs),
         },
         looks=seen,
@@ -180,6 +181,14 @@ def _leave(
         print_json(result)
     else:
         print("\n".join([*report.lines(), *_last_lines(options.out, folder)]))
+
+
+def _spread(runs: list[TaskRun], best: TaskRun) -> str:
+    seeds = ", ".join(str(one.seed) for one in runs)
+    return (
+        f"{len(runs)}, with the seeds {seeds}: figures are their mean ± standard deviation; the model that is kept, "
+        f"its pictures and its mistakes are those of seed {best.seed}, which did best on the validation records"
+    )
 
 
 def _seed(one: TaskRun) -> dict[str, Any]:

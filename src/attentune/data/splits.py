@@ -101,11 +101,12 @@ def duplicates(
     columns: Sequence[str],
     *,
     names: tuple[str, str] = ("train", "test"),
+    warn: bool = True,
 ) -> Duplicates:
     """The records of `test` whose `columns` also stand in `train`, and those of `train` that they stand in.
 
     Texts are the same that differ in white space or capital letters alone. Where there are any, a `DataWarning` counts
-    them; `without(train, found.train)` or `without(test, found.test)` drops them.
+    them, unless `warn` is False; `without(train, found.train)` or `without(test, found.test)` drops them.
 
     Raises:
         DataError: no columns, or one that a record does not have.
@@ -120,11 +121,12 @@ def duplicates(
         test=tuple(place for place, mark in enumerate(wanted) if mark in in_train),
         of=len(wanted),
     )
-    if found.test:
+    if found.test and warn:
         first, second = names
+        where = f"column{'s' if len(columns) > 1 else ''} {' and '.join(columns)}"
         warnings.warn(
-            f"{len(found.test)} of {found.of} {second} records ({found.share:.1%}) also stand in {first} (same "
-            f"{' and '.join(columns)}), and flatter what is measured on them; drop them from one of the two",
+            f"{len(found.test)} of {found.of} {second} records ({found.share:.1%}) also stand in {first} (the same in "
+            f"{where}), and flatter what is measured on them; drop_duplicates leaves them out of training",
             DataWarning,
             stacklevel=2,
         )

@@ -67,6 +67,10 @@ class TaskReport:
         for part, figures in self.figures.items():
             cells = [str(figures[name]) if name in figures else "" for name in names]
             lines.append(f"| model, {part} | {' | '.join(cells)} |")
+            for number, seed in enumerate(self.curve if len(self.curve) > 1 else ()):
+                each = [figures[name].each if name in figures else () for name in names]
+                cells = [f"{one[number]:.4f}" if len(one) == len(self.curve) else "" for one in each]
+                lines.append(f"| seed {seed}, {part} | {' | '.join(cells)} |")
         for baseline, scores in self.baselines.items():
             cells = [f"{scores.values[name]:.4f}" if name in scores.values else "" for name in names]
             lines.append(f"| {baseline}, {self.scored_on} | {' | '.join(cells)} |")

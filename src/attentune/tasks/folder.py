@@ -47,7 +47,7 @@ class TaskModel:
         Raises:
             DataError: a column is missing, `input 3` is the third; or `inputs` is one input and no list of them.
         """
-        if isinstance(inputs, str | Mapping):
+        if isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable):
             raise DataError("predict takes a list of inputs: write predict([...]) for one of them too")
         records = [self._record(one, number) for number, one in enumerate(inputs, start=1)]
         return [answer for block in self.predict_blocks(records) for _, answer in block]
@@ -73,7 +73,7 @@ class TaskModel:
             given = {asked[0]: given}
         missing = [column for column in asked if column not in given]
         if missing:
-            raise DataError(f"input {number} has no {missing[0]!r}; the task needs {', '.join(asked)}")
+            raise DataError(f"input {number} has no column {missing[0]!r}; the task reads {', '.join(asked)}")
         return Record(dict(given), f"input {number}")
 
 

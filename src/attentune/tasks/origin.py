@@ -206,6 +206,7 @@ def _fill_stack(module: nn.Module, tensors: Tensors, folder: Path) -> list[str]:
         elif _has_more_or_fewer_rows(name, own, given):
             rows = min(len(own), len(given))
             own[:rows].copy_(given[:rows])
+            own[rows:] += given.mean(0)  # new tokens begin near what is known, and may stay there where it is frozen
         else:
             raise CheckpointError(
                 f"{folder}: {name!r} has the shape {tuple(given.shape)}, this model needs {tuple(own.shape)}"

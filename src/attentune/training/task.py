@@ -84,7 +84,10 @@ def read_parts(
     else:
         train, validation = drawn_apart(task, train, data.validation)
     parts = {"validation": validation, "test": test}
-    found = {name: duplicates(train, others, task.asked, names=("training", name)) for name, others in parts.items()}
+    found = {
+        name: duplicates(train, others, task.asked, names=("training", name), warn=not drop_duplicates)
+        for name, others in parts.items()
+    }
     twice = {name: len(one.test) for name, one in found.items() if one.test}
     if drop_duplicates:
         train = without(train, {place for one in found.values() for place in one.train})

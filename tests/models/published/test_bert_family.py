@@ -38,6 +38,12 @@ def test_bert(activation: str) -> None:
     assert_same(published(transformers.BertForMaskedLM, config), spec, bert.weights, rows(61, 2, 19))
 
 
+def test_notes_of_the_first_multilingual_checkpoints_are_passed_over() -> None:
+    config = transformers.BertConfig(**SIZES).to_dict()
+    notes = {"directionality": "bidi", "pooler_fc_size": 768, "pooler_num_attention_heads": 12, "pooler_type": "first"}
+    assert bert.spec({**config, **notes}) == bert.spec(config)
+
+
 def test_padding_at_the_end_changes_nothing_before_it() -> None:
     config = transformers.BertConfig(**SIZES)
     model = published(transformers.BertForMaskedLM, config)

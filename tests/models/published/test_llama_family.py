@@ -88,6 +88,8 @@ def test_differential_attention() -> None:
     config = transformers.DiffLlamaConfig(**{**SIZES, "num_attention_heads": 8, "num_key_value_heads": 4}, head_dim=4)
     spec = diffllama.spec(config.to_dict())
     assert "combine=differential" in str(spec.layers[0])
+    told = {name: value for name, value in config.to_dict().items() if name != "rms_norm_eps"}
+    assert diffllama.spec(told) == spec and spec.norm_epsilon == 1e-5
     assert_same(published(transformers.DiffLlamaForCausalLM, config), spec, diffllama.weights, IDS)
 
 

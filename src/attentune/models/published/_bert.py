@@ -26,6 +26,8 @@ def model(config: Config, lines: list[str], *, context: int, scale_embeddings: b
     config.only("add_cross_attention", False)
     config.only("position_embedding_type", "absolute")
     config.size("type_vocab_size", 2)
+    pooler = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head", "type")
+    config.skip("directionality", *(f"pooler_{name}" for name in pooler))  # notes of how it was trained
     spec = ModelSpec(
         vocab_size=config.size("vocab_size"),
         width=config.size("hidden_size"),

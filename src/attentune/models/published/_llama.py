@@ -16,8 +16,8 @@ from attentune.spec.model import FeedForwardSpec, ModelSpec
 WITHOUT = (r".*rotary_emb\.inv_freq",)
 
 
-def model(config: Config, lines: list[str]) -> ModelSpec:
-    """The model around the attentions `lines`, one for each layer."""
+def model(config: Config, lines: list[str], *, epsilon: float = 1e-6) -> ModelSpec:
+    """The model around the attentions `lines`, one for each layer; `epsilon` of its norms where nothing is said."""
     if len(set(lines)) == 1:
         lines = lines[:1]
     spec = ModelSpec(
@@ -31,7 +31,7 @@ def model(config: Config, lines: list[str]) -> ModelSpec:
             hidden=config.size("intermediate_size"),
         ),
         norm="rms",
-        norm_epsilon=config.number("rms_norm_eps", 1e-6),
+        norm_epsilon=config.number("rms_norm_eps", epsilon),
         tie_embeddings=config.flag("tie_word_embeddings", False),
     )
     config.finish()

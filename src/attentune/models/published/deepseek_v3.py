@@ -54,7 +54,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     given = rope_parameters(read)
     sharpened = 1.0
     if given.get("rope_type", "default") != "default" and given.get("mscale_all_dim"):
-        sharpened = sharpening(given["factor"], given["mscale_all_dim"]) ** 2
+        sharpened = sharpening(given.get("factor", 1.0), given["mscale_all_dim"]) ** 2  # `rotary` refuses none
     similarity = "" if sharpened == 1.0 else f"similarity=scaled_dot(scale={sharpened / sqrt(still + turned)}), "
     return model(read, [f"heads={latent}, {similarity}position={rotary(read, **pairs)}, mask=causal"])
 

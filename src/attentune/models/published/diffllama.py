@@ -28,7 +28,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     read.only("rms_norm_eps", 1e-5)  # that of the norm of each pair
     read.skip("lambda_std_dev")  # how lambda's vectors are drawn
     line = f"heads={heads(read)}, position={rotary(read)}, mask=causal, combine=differential"
-    return model(read, [line])
+    return model(read, [line], epsilon=1e-5)
 
 
 def weights(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
