@@ -296,6 +296,7 @@ def test_mistakes_are_one_line(
 def test_the_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     found = {task["name"]: task for task in run(capsys, "tasks")}
     assert set(found) == {*map(typed, known_tasks()), "lm"}
+    assert "length_penalty, less where" in found["translate"]["summary"]
     assert found["classify"]["options"]["pooling"]["choices"] == ["mean", "first", "attention", "max"]
     assert main(["tasks"]) == 0
     assert "\n    pooling = 'mean'  one of mean, first" in capsys.readouterr().out

@@ -192,6 +192,7 @@ def test_bleu_by_hand_and_with_several_references() -> None:
     upper = [score_translations(["A B C D"], [["a b c d"]], tokenize="13a", lowercase=x).value for x in (False, True)]
     assert upper[0] < 20 and upper[1] == pytest.approx(100)
     chinese = score_translations(["我们去海边"], [["我们去海边。"]], tokenize="zh", lowercase=False)
+    assert "tokenised_bleu" not in chinese.values
     assert chinese.value > 50 and "tok:zh" in chinese.signatures["bleu"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import textwrap
 import typing
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from attentune.tasks.registry import known_tasks, typed
+from attentune.tasks.task import Task
 
 WIDTH = 110  # letters a line
 INDENT = "    "
@@ -26,7 +26,7 @@ def described() -> list[dict[str, Any]]:
     tasks = [
         {
             "name": typed(name),
-            "summary": " ".join((inspect.getdoc(task) or "").split()),
+            "summary": _summary(task),
             "stack": task.stack,
             "options": {
                 field: {"default": None if one.is_required() else one.default, "choices": _choices(one.annotation)}
@@ -50,6 +50,12 @@ def shown(found: list[dict[str, Any]]) -> str:
             lines.append(f"{INDENT}{name} = {option['default']!r}{choices}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _summary(task: type[Task]) -> str:
+    """What a task says of itself, and what it has in common with others."""
+    kinds = [kind for kind in task.__mro__ if issubclass(kind, Task) and kind is not Task]
+    return " ".join(" ".join((kind.__doc__ or "").split()) for kind in kinds)
 
 
 def _choices(annotation: Any) -> list[Any]:

@@ -126,6 +126,18 @@ def _leave(
     figures = {"validation": over_seeds([one.validation for one in runs])}
     if parts.test:
         figures["test"] = over_seeds([one.test for one in runs if one.test is not None])
+    shape = TableShape.of(parts.train[0], fitted.task.columns)
+    folder = save_task_model(
+        options.out / "model",
+        best.model,
+        spec,
+        fitted,
+        extra={
+            "run": run.replace(seed=best.seed).model_dump(mode="json"),
+            "score": dict(scores.values),
+            **({} if shape is None else shape.kept()),
+        },
+    )
     with activity("baselines"):
         baselines = fitted.baseline(parts.train, asked) if options.baselines else {}
     with activity("pictures"):
@@ -149,18 +161,6 @@ def _leave(
             "best after": ", ".join(f"{one.best.step:,} steps (seed {one.seed})" for one in runs),
         },
         looks=seen,
-    )
-    shape = TableShape.of(parts.train[0], fitted.task.columns)
-    folder = save_task_model(
-        options.out / "model",
-        best.model,
-        spec,
-        fitted,
-        extra={
-            "run": run.replace(seed=best.seed).model_dump(mode="json"),
-            "score": dict(scores.values),
-            **({} if shape is None else shape.kept()),
-        },
     )
     pictures = report.pictures()
     for name, picture in pictures.items():

@@ -13,7 +13,7 @@ from attentune.tasks._texts import Column
 
 
 class PairTask(SequenceTask):
-    """From the text in `source` to the one in `target`; see `SequenceTask`.
+    """From the text in `source` to the one in `target`.
 
     A cell may hold a list: of a source its sentences, of a target several references. Training learns the first of
     them, scores compare with all.

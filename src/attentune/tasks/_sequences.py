@@ -41,7 +41,9 @@ Ids = Int[np.ndarray, "_"]
 class SequenceTask(Task):
     """From one text to another, by an encoder and a decoder.
 
-    What a model says is searched for with `beam` hypotheses, see `Beam`.
+    What a model says is searched for with `beam` hypotheses (arXiv:1609.08144): of the finished ones the best has the
+    greatest log-probability divided by ((5 + length) / 6)^length_penalty, less where `coverage_penalty` is above 0 and
+    parts of the source were left unread.
     """
 
     stack: ClassVar[Literal["encoder-decoder"]] = "encoder-decoder"

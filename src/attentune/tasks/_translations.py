@@ -23,7 +23,8 @@ def score_translations(
     """sacreBLEU (arXiv:1804.08771) and chrF (Popović, 2015), both from 0 to 100, with their signatures.
 
     `tokenised_bleu` is BLEU on lower-cased words, marks, and the parts of English contractions, each apart, without
-    smoothing: what papers print whose texts were tokenised beforehand. `length_ratio` is that of words to references.
+    smoothing: what papers print whose texts were tokenised beforehand, and nothing for scripts without spaces.
+    `length_ratio` is that of words to references.
 
     Raises:
         MissingExtraError: sacrebleu is not installed.
@@ -39,14 +40,15 @@ def score_translations(
     values = {
         "bleu": float(scored.score),
         "chrf": float(chrf.corpus_score(list(texts), streams).score),
-        "tokenised_bleu": float(plain.corpus_score([split_words(text) for text in texts], apart).score),
         "length_ratio": float(scored.sys_len / max(scored.ref_len, 1)),
     }
     signatures = {
         "bleu": str(bleu.get_signature()),
         "chrf": str(chrf.get_signature()),
-        "tokenised_bleu": f"{plain.get_signature()} on lower-cased words and marks apart",
     }
+    if tokenize not in ("zh", "char"):
+        values["tokenised_bleu"] = float(plain.corpus_score([split_words(text) for text in texts], apart).score)
+        signatures["tokenised_bleu"] = f"{plain.get_signature()} on lower-cased words and marks apart"
     return Scores(values, "bleu", text=str(scored), signatures=signatures, best=100)
 
 

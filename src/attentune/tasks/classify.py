@@ -186,7 +186,8 @@ class FittedClassify(Fitted):
         for label in self.task.labels_of(record):
             if label not in self._numbers:
                 raise DataError(
-                    f"{record.where}: label {label!r} does not occur in the training data; {near(label, self.labels)}"
+                    f"{record.where}: label {label!r} does not occur in the training data: correct it or "
+                    f"leave such rows out; {near(label, self.labels)}"
                 )
             numbers.append(self._numbers[label])
         if not self.task.several:

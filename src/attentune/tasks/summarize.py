@@ -36,7 +36,7 @@ class EnglishStems:
 
 @final
 class Summarize(PairTask):
-    """`summarize(source=article, target=summary)`; see `PairTask`.
+    """`summarize(source=article, target=summary)`.
 
     Scores are ROUGE-1, -2 and -L (Lin, 2004), F1 from 0 to 100, of several references the best one. `english` words are
     stemmed, as papers on English texts do; `unicode` words are of any script, and each Chinese character is one.

@@ -181,7 +181,8 @@ class FittedTag(Fitted):
         for tag in tags:
             if tag not in self._numbers:
                 raise DataError(
-                    f"{record.where}: tag {tag!r} does not occur in the training data; {near(tag, self.tags)}"
+                    f"{record.where}: tag {tag!r} does not occur in the training data: correct it or "
+                    f"leave such sentences out; {near(tag, self.tags)}"
                 )
         return [self._numbers[tag] for tag in tags]
 

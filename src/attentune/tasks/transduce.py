@@ -17,7 +17,7 @@ from attentune.tasks.task import Scores
 
 @final
 class Transduce(PairTask):
-    """`transduce(source=question, target=reply, control=tone)`; see `PairTask`.
+    """`transduce(source=question, target=reply, control=tone)`.
 
     The text of `control` is put before the source, a separator between them, so that the same source may be asked for
     in several ways. Scores are those of translations.

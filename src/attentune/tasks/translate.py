@@ -13,7 +13,7 @@ from attentune.tasks.task import Scores
 
 @final
 class Translate(PairTask):
-    """`translate(source=de, target=en)`; see `PairTask`.
+    """`translate(source=de, target=en)`.
 
     `tokenize` is how sacreBLEU takes texts apart: `13a` as WMT does, `intl` by Unicode, `zh` and `char` for Chinese.
     """
