@@ -267,6 +267,17 @@ def test_an_empty_context_has_no_answer() -> None:
     assert answers[0].as_data() == {"prediction": "", "score": 0.0, "start": None, "end": None}
 
 
+@pytest.mark.parametrize("question", ["", " \n", None])
+def test_a_question_without_text_is_answered_without_a_guess(question: str | None) -> None:
+    known = fitted(questions(20, 1))
+    model = known.build(small(known), seed=0)
+    (blank, asked) = known.predict(
+        model, [Record({"question": text, "context": "Bell."}, "x") for text in (question, "Where?")]
+    )
+    assert blank.as_data() == {"prediction": "", "score": 0.0, "start": None, "end": None}
+    assert asked.fields["start"] is not None
+
+
 def test_words_that_both_have_guess_an_answer() -> None:
     context = "Many people came. The capital of the north is Oslo, they say. Rome is another town."
     frequencies = Frequencies(100, dict.fromkeys(("the", "of", "is", "they", "many", "a"), 50))

@@ -184,9 +184,11 @@ class FittedAnswer(Fitted):
         )
 
     def windows(self, record: Record) -> Iterator[Window]:
-        """The rows that a record is read in; none where the context is empty."""
+        """The rows that a record is read in; none where the question or the context is empty."""
         task, context = self.task, text_of(record, self.task.context)
         question = text_of(record, task.question)
+        if not question.strip():
+            return iter(())
         ids, places = self._encoded(context)
         return windows_of(
             ids,
