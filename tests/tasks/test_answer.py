@@ -24,6 +24,7 @@ from attentune.tasks._answer_words import Frequencies, marks_of, sentence_ends, 
 from attentune.tasks._reader import Reader, best_spans
 from attentune.tasks._word_overlap import sliding_window
 from attentune.tasks.answer import Answer, FittedAnswer
+from attentune.tasks.answers import Rows
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.reading import drawn_apart
 from attentune.tasks.registry import read_task
@@ -276,6 +277,19 @@ def test_a_question_without_text_is_answered_without_a_guess(question: str | Non
     )
     assert blank.as_data() == {"prediction": "", "score": 0.0, "start": None, "end": None}
     assert asked.fields["start"] is not None
+
+
+def test_all_answers_have_the_same_fields() -> None:
+    known = fitted(questions(20, 1, unanswered=0.5))
+    model = known.build(small(known), seed=0)
+    assert isinstance(model, Reader)
+    given = [Record({"question": "Where?", "context": text}, "x") for text in ("Bell lives in Oslo.", "")]
+    for threshold in (-1e9, 1e9):
+        model.threshold.fill_(threshold)
+        found, nothing = (answer.as_data() for answer in known.predict(model, given))
+        assert list(found) == list(nothing) == ["prediction", "score", "start", "end", "margin"]
+        assert nothing["margin"] is None and (found["margin"] > 0) == (threshold < 0)
+        assert Rows("csv").text([nothing, found]).startswith("prediction,score,start,end,margin\n,0.0,,,\n")
 
 
 def test_words_that_both_have_guess_an_answer() -> None:
