@@ -355,6 +355,16 @@ def test_without_articles_the_questions_of_a_text_stay_together() -> None:
     assert not {one["context"] for one in kept} & {one["context"] for one in drawn}
     with pytest.raises(DataError, match="title"):
         drawn_apart(Answer(article="title"), plain, 0.2)
+    for title in ("", "the only one"):
+        alike = [Record({**one.values, "title": title}, one.where) for one in questions(40, 1)]
+        kept, drawn = drawn_apart(Answer(), alike, 0.2)
+        assert len(kept) + len(drawn) == 40 and drawn
+        assert not {one["context"] for one in kept} & {one["context"] for one in drawn}
+        with pytest.raises(DataError, match="1 groups leaves one part empty"):
+            drawn_apart(Answer(article="title"), alike, 0.2)
+    same = [Record({**one.values, "context": "Bell."}, one.where) for one in alike]
+    with pytest.raises(DataError, match="1 groups leaves one part empty"):
+        drawn_apart(Answer(), same, 0.2)
 
 
 @pytest.mark.filterwarnings("default::attentune.data.encoding.DataWarning")

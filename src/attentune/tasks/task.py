@@ -105,8 +105,8 @@ class Task(Frozen, ABC):
 
     @property
     def drawn_whole(self) -> tuple[str, ...]:
-        """Columns of which the first that the records have keeps its values together when a part is drawn, such as the
-        article of a question. None: records are drawn one by one."""
+        """Columns of which one keeps its values together when a part is drawn, such as the article of a question: the
+        first that the records have with more than one value. None: records are drawn one by one."""
         return ()
 
     def usable(self, record: Record) -> bool:
