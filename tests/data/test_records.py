@@ -13,6 +13,7 @@ import threading
 import tracemalloc
 import warnings
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -310,11 +311,12 @@ def test_what_is_no_text(tmp_path: Path) -> None:
 
 def test_values_as_what_a_task_wants() -> None:
     record = Record(
-        {"a": " x", "b": None, "c": 3, "d": ["p", "q"], "e": [1], "f": True, "g": 2.0, "h": ""}, "f, line 7"
+        {"a": " x", "b": None, "c": 3, "d": ["p", "q"], "e": [1], "f": True, "g": 2.0, "h": "", "i": 0.5, "j": nan},
+        "f, line 7",
     )
     assert (record.text("a"), record.text("d"), record.text("h")) == (" x", "p q", "")
     assert (record.texts("a"), record.texts("d")) == ((" x",), ("p", "q"))
-    assert [record.label(column) for column in "acfg"] == [" x", "3", "true", "2"]
+    assert [record.label(column) for column in "acfgi"] == [" x", "3", "true", "2", "0.5"]
     for method, column, message in [
         (record.text, "b", "f, line 7: column 'b' holds null, not text"),
         (record.text, "c", "f, line 7: column 'c' holds the number 3, not text"),
@@ -322,7 +324,8 @@ def test_values_as_what_a_task_wants() -> None:
         (record.label, "b", "f, line 7: column 'b' holds null, not a label"),
         (record.label, "h", "f, line 7: column 'h' holds an empty text, not a label"),
         (record.label, "d", "f, line 7: column 'd' holds a list, not a label"),
-        (record.text, "aa", "f, line 7 has no column 'aa'; did you mean 'a'? known: a, b, c, d, e, f, g, h"),
+        (record.label, "j", "f, line 7: column 'j' holds the number NaN, not a label"),
+        (record.text, "aa", "f, line 7 has no column 'aa'; did you mean 'a'? known: a, b, c, d, e, f, g, h, i, j"),
     ]:
         with pytest.raises(DataError) as caught:
             method(column)

@@ -69,6 +69,18 @@ def test_answers_that_do_not_stand_where_they_should(tmp_path: Path) -> None:
     assert records[0]["answers"] == [{"text": "October", "start": 23}]
     with pytest.raises(DataError, match=r"a\.json, question one: the answer '1973' does not stand at its start"):
         read_squad(path, strict=True)
+    with pytest.warns(DataWarning, match="and 3 questions that have no other"):
+        assert read_records(path, ("question", "context", "answers")) == records
+
+
+def test_where_answers_are_not_asked_for_they_decide_about_no_question(tmp_path: Path) -> None:
+    odd = question("three", ("1973", 31), answers=[{"text": None}, "x", {"text": "1973", "answer_start": 31}])
+    asked = [question("one", ("1973", 3)), question("two", ("1973", 31), ("October", 24)), odd]
+    path = write(tmp_path / "a.json", *asked, question("four", answers="1973"))
+    records = read_records(path, ("question", "context"))  # and without a warning
+    assert [record["id"] for record in records] == ["one", "two", "three", "four"]
+    assert [[one["text"] for one in record["answers"]] for record in records] == [[], ["1973"], ["1973"], []]
+    assert list(iterate_records(path, ("question", "context"), skip=1)) == records[1:]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +100,10 @@ def test_answers_that_do_not_stand_where_they_should(tmp_path: Path) -> None:
         (
             '{"data": [{"paragraphs": [{"context": "a", "qas": [{"question": "b", "id": "i", "answers": ["c"]}]}]}]}',
             "question i is text, not a mapping",
+        ),
+        (
+            '{"data": [{"paragraphs": [{"context": "a", "qas": [{"question": "b", "id": "i", "answers": 5}]}]}]}',
+            "question i: 'answers' is the number 5, which it is not in a file of SQuAD's form",
         ),
     ],
 )

@@ -24,6 +24,7 @@ from attentune.tasks._answer_words import Frequencies, marks_of, sentence_ends, 
 from attentune.tasks._reader import Reader, best_spans
 from attentune.tasks._word_overlap import sliding_window
 from attentune.tasks.answer import Answer, FittedAnswer
+from attentune.tasks.answers import Rows
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.reading import drawn_apart
 from attentune.tasks.registry import read_task
@@ -267,6 +268,30 @@ def test_an_empty_context_has_no_answer() -> None:
     assert answers[0].as_data() == {"prediction": "", "score": 0.0, "start": None, "end": None}
 
 
+@pytest.mark.parametrize("question", ["", " \n", None])
+def test_a_question_without_text_is_answered_without_a_guess(question: str | None) -> None:
+    known = fitted(questions(20, 1))
+    model = known.build(small(known), seed=0)
+    (blank, asked) = known.predict(
+        model, [Record({"question": text, "context": "Bell."}, "x") for text in (question, "Where?")]
+    )
+    assert blank.as_data() == {"prediction": "", "score": 0.0, "start": None, "end": None}
+    assert asked.fields["start"] is not None
+
+
+def test_all_answers_have_the_same_fields() -> None:
+    known = fitted(questions(20, 1, unanswered=0.5))
+    model = known.build(small(known), seed=0)
+    assert isinstance(model, Reader)
+    given = [Record({"question": "Where?", "context": text}, "x") for text in ("Bell lives in Oslo.", "")]
+    for threshold in (-1e9, 1e9):
+        model.threshold.fill_(threshold)
+        found, nothing = (answer.as_data() for answer in known.predict(model, given))
+        assert list(found) == list(nothing) == ["prediction", "score", "start", "end", "margin"]
+        assert nothing["margin"] is None and (found["margin"] > 0) == (threshold < 0)
+        assert Rows("csv").text([nothing, found]).startswith("prediction,score,start,end,margin\n,0.0,,,\n")
+
+
 def test_words_that_both_have_guess_an_answer() -> None:
     context = "Many people came. The capital of the north is Oslo, they say. Rome is another town."
     frequencies = Frequencies(100, dict.fromkeys(("the", "of", "is", "they", "many", "a"), 50))
@@ -330,6 +355,16 @@ def test_without_articles_the_questions_of_a_text_stay_together() -> None:
     assert not {one["context"] for one in kept} & {one["context"] for one in drawn}
     with pytest.raises(DataError, match="title"):
         drawn_apart(Answer(article="title"), plain, 0.2)
+    for title in ("", "the only one"):
+        alike = [Record({**one.values, "title": title}, one.where) for one in questions(40, 1)]
+        kept, drawn = drawn_apart(Answer(), alike, 0.2)
+        assert len(kept) + len(drawn) == 40 and drawn
+        assert not {one["context"] for one in kept} & {one["context"] for one in drawn}
+        with pytest.raises(DataError, match="1 groups leaves one part empty"):
+            drawn_apart(Answer(article="title"), alike, 0.2)
+    same = [Record({**one.values, "context": "Bell."}, one.where) for one in alike]
+    with pytest.raises(DataError, match="1 groups leaves one part empty"):
+        drawn_apart(Answer(), same, 0.2)
 
 
 @pytest.mark.filterwarnings("default::attentune.data.encoding.DataWarning")

@@ -193,7 +193,7 @@ def test_a_class_weighs_as_its_rarity_says() -> None:
     ("values", "says"),
     [
         ({"text": "a film", "label": "goood"}, "line 9: label 'goood' does not occur.*did you mean 'good'"),
-        ({"text": "a film", "label": ""}, "line 9: column 'label' holds no label"),
+        ({"text": "a film", "label": ""}, "line 9: column 'label' holds an empty text, not a label"),
         ({"text": "a film"}, "line 9 has no column 'label'"),
         ({"text": "  ", "label": "good"}, "line 9: column 'text' holds no text"),
         ({"text": ["a"], "label": "good"}, "line 9: column 'text' holds list"),
@@ -203,6 +203,11 @@ def test_what_cannot_be_learned_from_is_named(values: dict[str, Any], says: str)
     known = fitted(opinions(10, 1))
     with pytest.raises(DataError, match=says):
         known.example(Record(values, "train.csv, line 9"))
+
+
+@pytest.mark.parametrize(("held", "label"), [(True, "true"), (1, "1"), (1.0, "1"), (0.5, "0.5"), (" good ", "good")])
+def test_a_label_of_json_is_that_of_csv(held: Any, label: str) -> None:
+    assert Classify().labels_of(Record({"text": "a film", "label": held}, "x.jsonl, line 1")) == (label,)
 
 
 def test_one_label_is_nothing_to_learn() -> None:

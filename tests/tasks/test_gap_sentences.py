@@ -15,6 +15,7 @@ from attentune.mechanisms import layer
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
 from attentune.tasks._sentences import overlap, sentences_of, words_of
+from attentune.tasks.answers import Rows
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.gap_sentences import GapSentences, chosen_sentences
 from attentune.tasks.registry import read_task
@@ -96,7 +97,14 @@ def test_a_model_learns_to_write_what_is_missing(tmp_path: Path) -> None:
     loaded = load(tmp_path / "model")
     answer = loaded.predict(["A cow is here. Here is the wood. <mask>"])[0]
     assert answer.value == "A cow is here in the wood ."
-    assert "nats" not in answer.fields
+    assert answer.fields["nats"] is None
+    mixed = [*held[:1], Record({"text": "A cow is here."}, "x"), Record({"text": ""}, "x")]
+    answers = loaded.predict(mixed)
+    names = ["prediction", "score", "ended", "nats", "tokens", "right", "characters", "bytes"]
+    assert [list(one.as_data()) for one in [answer, *answers]] == [names] * 4
+    assert [one.fields["nats"] is None for one in answers] == [False, True, True]
+    assert Rows("csv").text([one.as_data() for one in answers]).count("\n") == 4
+    assert fitted.score(answers, mixed).values == fitted.score(answers[:1], mixed[:1]).values
     assert mean_loss(loaded.model, loaded.fitted, source.validation, tokens=500) == pytest.approx(scores.values["loss"])
     torch.testing.assert_close(dict(loaded.model.named_parameters()), dict(model.named_parameters()))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from attentune.mechanisms import layer
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import ClipSpec, DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from attentune.tasks._masking import masked
+from attentune.tasks.answers import Rows
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.gap_sentences import GapSentences
 from attentune.tasks.mlm import FittedMlm, Mlm
@@ -138,6 +141,20 @@ def test_a_model_learns_to_restore_and_tells_how_well(tmp_path: Path) -> None:
     assert loaded.score(held).values == pytest.approx(scores.values)
 
 
+def test_all_predictions_have_the_same_fields_whether_masks_are_asked_for_or_not() -> None:
+    known = fitted()
+    model = known.build(known.complete(small()), seed=0)
+    held = [Record({"text": text}, "x") for text in ("sun <mask>", "salt pepper hot cold", "", "sun")]
+    answers = known.predict(model, held)
+    names = ["prediction", "nats", "tokens", "right", "characters", "bytes", "fills"]
+    assert [list(one.as_data()) for one in answers] == [names] * 4
+    assert [one.fields["fills"] is None for one in answers] == [False, True, True, True]
+    assert [one.fields["nats"] is None for one in answers] == [True, False, False, False]
+    rows = list(csv.DictReader(Rows("csv").text([one.as_data() for one in answers]).splitlines()))
+    assert rows[0]["nats"] == rows[1]["fills"] == "" and len(json.loads(rows[0]["fills"])) == 1
+    assert known.score(answers, held).values == known.score(answers[1:2], held[1:2]).values
+
+
 def test_long_texts_are_read_in_parts_and_empty_ones_not_at_all() -> None:
     known = fitted(context=5)
     long = Record({"text": " ".join(["sun moon"] * 6)}, "line 1")
@@ -159,7 +176,7 @@ def test_masks_behind_a_context_are_filled_and_texts_of_unknown_words_have_nothi
             Record({"text": text}, "x") for text in (long, "zzz yyy xxx", "sun <mask>", " ".join(["sun moon"] * 9))
         ]
         found = known.predict(model, asked)
-        assert [len(one.fields.get("fills", [])) for one in found] == [3, 0, 1, 0]
+        assert [len(one.fields["fills"] or []) for one in found] == [3, 0, 1, 0]
         assert found[0].value.split()[:5] == long.split()[:5] and found[0].value.split()[-4:] == [
             "hot",
             "cold",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from math import log
 from pathlib import Path
@@ -354,6 +355,30 @@ def test_from_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "out"), "--input", str(asked), "--output", str(output)]) == 2
     assert "has no column 'question'" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default::attentune.data.encoding.DataWarning")
+def test_a_training_goes_on_with_its_own_collection_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    more = [{"question": "who has tea", "answer": f"the leaves are on shelf {number}"} for number in range(3)]
+    parts = {"train": [dict(one.values) for one in faq(48, 1)], "test": more[:1], "other": more[1:2], "longer": more}
+    files = {name: tmp_path / f"{name}.jsonl" for name in parts}
+    for name, rows in parts.items():
+        files[name].write_text("".join(json.dumps(one) + "\n" for one in rows))
+    line = ["train", "--task", "retrieve()", "--data", str(files["train"]), "--data.validation", "0.3", "--json"]
+    line += ["--data.tokenizer", "word", "--context", "16", "--model.width", "16", "--model.depth", "1"]
+    line += ["--model.layers", "heads=2,mask=full", "--steps", "4", "--checkpoint-every", "2"]
+
+    line += ["--no-baselines", "--out", str(tmp_path / "out")]
+    assert main([*line, "--test-path", str(files["test"])]) == 0
+    weights = tmp_path / "out" / "model" / WEIGHTS
+    whole = weights.read_bytes()
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "checkpoint-4")
+    assert main([*line, "--test-path", str(files["test"])]) == 0
+    assert weights.read_bytes() == whole  # also where it went on from step 2
+    capsys.readouterr()
+    for name in ("other", "longer"):
+        assert main([*line, "--test-path", str(files[name])]) == 2
+        assert "was trained with other data, or with other options of the task" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::attentune.data.encoding.DataWarning")

@@ -100,6 +100,8 @@ def test_decoding_can_be_chosen() -> None:
     assert fitted.decoding == Beam(width=5, length_penalty=1.0, max_length=fitted.longest)
     several = fitted.predict(model, asked, decoding=Beam(width=3, alternatives=3, max_length=fitted.longest))
     assert several[0].value == "one two" and len(several[0].fields["alternatives"]) == 2
+    blank = fitted.predict(model, said([""]), decoding=Beam(width=3, alternatives=3, max_length=fitted.longest))
+    assert blank[0].as_data() == {"prediction": "", "score": 0.0, "ended": True, "alternatives": []}
     drawn = fitted.predict(model, asked, decoding=Sampling(greedy=True))
     assert [one.value for one in drawn] == ["one two", "three"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from attentune.errors import DataError, near
@@ -56,15 +57,15 @@ class Record:
         """The label in `column` as text, so that the number 1 of JSON is the label `1` of CSV.
 
         Raises:
-            DataError: there is no such column, or it is empty, null, a list or a mapping.
+            DataError: there is no such column, or it is empty, null, no finite number, a list or a mapping.
         """
         value = self[column]
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, int):
             return str(value)
-        if isinstance(value, float) and value.is_integer():
-            return str(int(value))  # whole numbers beside a null become floats on their way through other programs
+        if isinstance(value, float) and isfinite(value):  # a null may become NaN on its way through other programs,
+            return str(int(value)) if value.is_integer() else str(value)  # and whole numbers beside it floats
         if isinstance(value, str) and value.strip():
             return value
         raise DataError(f"{self.where}: column {column!r} holds {described(value)}, not a label")

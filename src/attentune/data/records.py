@@ -14,7 +14,7 @@ from attentune.data.columns import Columns
 from attentune.data.conll import TAGS, TOKENS, conll_records
 from attentune.data.record import Record, missing_column
 from attentune.data.shape import TableShape
-from attentune.data.squad import is_squad, squad_records
+from attentune.data.squad import ANSWERS, is_squad, squad_records
 from attentune.data.streams import STANDARD_INPUT, DataFile, Progress
 from attentune.data.tables import (
     Rows,
@@ -199,7 +199,7 @@ def _json_records(file: DataFile, codec: str, names: tuple[str, ...], skip: int)
     text = "".join(file.lines(codec, returns=False))
     document: Any = parsed_json(text, file.name) if text.strip() else []
     if is_squad(document):
-        return _having(names, squad_records(document, file.name, skip=skip))
+        return _having(names, squad_records(document, file.name, answers=ANSWERS in names, skip=skip))
     if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
         raise DataError(
             f"{file.name} is neither a list of JSON objects nor a file of SQuAD; with an object a line, call it .jsonl"

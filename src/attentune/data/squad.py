@@ -16,7 +16,8 @@ from attentune.data.streams import DataFile
 from attentune.data.tables import parsed_json
 from attentune.errors import DataError
 
-COLUMNS = ("id", "title", "context", "question", "answers", "impossible")
+ANSWERS = "answers"
+COLUMNS = ("id", "title", "context", "question", ANSWERS, "impossible")
 _SHOWN = 5  # ids in a warning
 
 
@@ -25,6 +26,8 @@ def read_squad(source: str | os.PathLike[str], *, strict: bool = False, encoding
 
     Each has `context`, `question`, `id`, `title` (of the article), `answers`, a list of {"text", "start"} with the
     place of the answer's first character in the context, and `impossible`, whether it is marked as having none.
+    The official scripts compare texts whatever their places, and so count the questions that are left out here: where
+    there are any, figures are of fewer questions than theirs.
 
     Args:
         source: a file, which may be gzip-compressed, or `-`.
@@ -48,8 +51,14 @@ def is_squad(document: Any) -> bool:
     return isinstance(document, dict) and isinstance(document.get("data"), list)
 
 
-def squad_records(document: Any, name: str, *, strict: bool = False, skip: int = 0) -> Iterator[Record]:
-    """As `read_squad`, from parsed JSON, after the first `skip`."""
+def squad_records(
+    document: Any, name: str, *, strict: bool = False, answers: bool = True, skip: int = 0
+) -> Iterator[Record]:
+    """As `read_squad`, from parsed JSON, after the first `skip`.
+
+    Where `answers` are not asked for, none decides about a question: those that can be read and stand at their start
+    are there, others are not, and nothing is said of them.
+    """
     astray: list[str] = []
     left_out = 0
     articles = _entry(document, "data", list, name)
@@ -60,11 +69,11 @@ def squad_records(document: Any, name: str, *, strict: bool = False, skip: int =
             within = f"{where}, paragraph {place}"
             context = _entry(paragraph, "context", str, within)
             for question in _entry(paragraph, "qas", list, within):
-                values, wrong = _question(question, context, str(article.get("title", "")), within)
+                values, wrong = _question(question, context, str(article.get("title", "")), within, asked=answers)
                 about = f"{name}, question {values['id']}"
                 if wrong and strict:
                     raise DataError(f"{about}: the answer {wrong[0]!r} does not stand at its start in the context")
-                if wrong:
+                if wrong and answers:
                     astray.append(values["id"])
                     if not values["answers"]:
                         left_out += 1
@@ -83,18 +92,11 @@ def squad_records(document: Any, name: str, *, strict: bool = False, skip: int =
         )
 
 
-def _question(question: Any, context: str, title: str, where: str) -> tuple[dict[str, Any], list[str]]:
+def _question(question: Any, context: str, title: str, where: str, *, asked: bool) -> tuple[dict[str, Any], list[str]]:
     """The values of a record, and the answers that do not stand where they should."""
     text = _entry(question, "question", str, where)
     name = _entry(question, "id", str | int, f"{where}, question {text[:40]!r}")
-    about = f"{where}, question {name}"
-    answers, astray = [], []
-    for answer in question.get("answers") or []:
-        said, start = _entry(answer, "text", str, about), _entry(answer, "answer_start", int, about)
-        if said and start >= 0 and context.startswith(said, start):
-            answers.append({"text": said, "start": start})
-        else:
-            astray.append(said)
+    answers, astray = _answers(question, context, f"{where}, question {name}", asked=asked)
     impossible = bool(question.get("is_impossible", False))
     values = {
         "id": str(name),
@@ -105,6 +107,28 @@ def _question(question: Any, context: str, title: str, where: str) -> tuple[dict
         "impossible": impossible,
     }
     return values, astray
+
+
+def _answers(
+    question: dict[str, Any], context: str, about: str, *, asked: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Those that stand where they should, and the texts of those that do not; another form is an error if `asked`."""
+    standing, astray = [], []
+    held = question.get(ANSWERS) or []
+    if asked and not isinstance(held, list):
+        _entry(question, ANSWERS, list, about)  # says what it is
+    for answer in held if isinstance(held, list) else []:
+        try:
+            said, start = _entry(answer, "text", str, about), _entry(answer, "answer_start", int, about)
+        except DataError:
+            if asked:
+                raise
+            continue
+        if said and start >= 0 and context.startswith(said, start):
+            standing.append({"text": said, "start": start})
+        else:
+            astray.append(said)
+    return standing, astray
 
 
 def _entry(mapping: Any, key: str, kind: Any, where: str) -> Any:

@@ -47,6 +47,9 @@ class Tally:
         return {**asdict(self), "nats": round(self.nats, 6)}
 
 
+NOT_COUNTED: dict[str, None] = dict.fromkeys(Tally().as_fields())  # the fields of a text of which nothing is predicted
+
+
 def totalled(predictions: Sequence[Prediction], main: str, how: str) -> Scores:
     """The figures of all predictions together, each token counting the same; `how` says how they came about.
 
@@ -55,7 +58,7 @@ def totalled(predictions: Sequence[Prediction], main: str, how: str) -> Scores:
     """
     total = Tally()
     for one in predictions:
-        if "nats" in one.fields:
+        if one.fields.get("nats") is not None:
             total.add(one.fields)
     if not total.tokens:
         raise DataError("the records hold no text of which a token could be predicted")

@@ -220,7 +220,9 @@ class FittedSequences(Fitted):
         """
         assert isinstance(model, EncoderDecoder)
         by = self.decoding if decoding is None else decoding
-        found = [Prediction("", {"score": 0.0, "ended": True})] * len(records)
+        several = isinstance(by, Beam) and by.alternatives > 1
+        nothing: dict[str, Any] = {"score": 0.0, "ended": True, **({"alternatives": []} if several else {})}
+        found = [Prediction("", nothing)] * len(records)
         rows = [row for row, one in enumerate(records) if self.task.source_text(one).strip()]
         asked = [records[row] for row in rows]
         if long := sum(len(ids) >= self.context for ids in self.whole_sources(asked)):
@@ -233,7 +235,7 @@ class FittedSequences(Fitted):
         for row, hypotheses in zip(rows, given, strict=True):
             texts = [self.target_tokenizer.decode(one.tokens) for one in hypotheses]
             fields: dict[str, Any] = {"score": round(hypotheses[0].score, 6), "ended": hypotheses[0].ended}
-            if isinstance(by, Beam) and by.alternatives > 1:
+            if several:
                 fields["alternatives"] = texts[1:]
             found[row] = Prediction(texts[0], fields)
         return found

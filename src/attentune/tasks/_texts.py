@@ -56,16 +56,12 @@ def text_of(record: Record, column: str) -> str:
 
 
 def label_of(record: Record, column: str) -> str:
-    """The label in `column`, without spaces around it.
+    """The label in `column` as `Record.label` has it, without spaces around it.
 
     Raises:
         DataError: it is missing.
     """
-    held = cell(record, column)
-    label = str(held).strip() if isinstance(held, str | int | float | bool) else ""
-    if not label:
-        raise DataError(f"{record.where}: column {column!r} holds no label")
-    return label
+    return record.label(column).strip()
 
 
 def trained_tokenizer(texts: Iterable[str], data: DataSpec, side: Side | None = None) -> SubwordTokenizer:

@@ -184,9 +184,11 @@ class FittedAnswer(Fitted):
         )
 
     def windows(self, record: Record) -> Iterator[Window]:
-        """The rows that a record is read in; none where the context is empty."""
+        """The rows that a record is read in; none where the question or the context is empty."""
         task, context = self.task, text_of(record, self.task.context)
         question = text_of(record, task.question)
+        if not question.strip():
+            return iter(())
         ids, places = self._encoded(context)
         return windows_of(
             ids,
@@ -267,7 +269,10 @@ class FittedAnswer(Fitted):
                 model.threshold.fill_(best_threshold(np.array(margins), np.array(answered), np.array(silent)))
 
     def predict(self, model: nn.Module, records: Sequence[Record]) -> list[Prediction]:
-        """Answers with their probability and place; an empty one, without a place, where there is none."""
+        """Answers with their probability and place; an empty one, without a place, where there is none.
+
+        Where some questions have no answer, also the lead over saying so: None where there is nothing to read.
+        """
         assert isinstance(model, Reader)
         return [
             self._prediction(record, found, float(model.threshold))
@@ -276,7 +281,8 @@ class FittedAnswer(Fitted):
 
     def _prediction(self, record: Record, found: Found | None, threshold: float) -> Prediction:
         if found is None:
-            return Prediction("", {"score": 0.0, "start": None, "end": None})
+            nothing: dict[str, Any] = {"score": 0.0, "start": None, "end": None}
+            return Prediction("", {**nothing, "margin": None} if self.unanswerable else nothing)
         fields: dict[str, Any] = {"score": round(found.probability, 6), "start": found.start, "end": found.end}
         text = text_of(record, self.task.context)[found.start : found.end]
         if self.unanswerable:

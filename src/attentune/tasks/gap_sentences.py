@@ -27,7 +27,7 @@ from attentune.errors import DataError
 from attentune.models.encoder_decoder import EncoderDecoder
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
-from attentune.tasks._language_scores import Tally, totalled
+from attentune.tasks._language_scores import NOT_COUNTED, Tally, totalled
 from attentune.tasks._sentences import overlap, sentences_of, words_of
 from attentune.tasks._sequences import FittedSequences, SequenceTask, texts_of
 from attentune.tasks._texts import Column, in_batches
@@ -167,14 +167,18 @@ class FittedGaps(Fitted):
         return self.inner.batch(examples, device, scored=scored)
 
     def predict(self, model: nn.Module, records: Sequence[Record]) -> list[Prediction]:
-        """What the model writes, and of texts without `<mask>` the sum of the losses of what stood there, in `nats`."""
+        """What the model writes, and the sum of the losses of what stood there, in `nats`.
+
+        That is None of texts with `<mask>` or too short for it, of which it is not known.
+        """
         written = self.inner.predict(model, records)
         known = [n for n, one in enumerate(records) if self.task.usable(one)]
         tallies = self._tallies(model, [self.inner.example(records[number]) for number in known])
-        for number, tally in zip(known, tallies, strict=True):
-            one = written[number]
-            written[number] = Prediction(one.value, {**one.fields, **tally.as_fields()})
-        return written
+        counted = {number: tally.as_fields() for number, tally in zip(known, tallies, strict=True)}
+        return [
+            Prediction(one.value, {**one.fields, **counted.get(number, NOT_COUNTED)})
+            for number, one in enumerate(written)
+        ]
 
     @torch.inference_mode()
     def _tallies(self, model: nn.Module, examples: Sequence[Example]) -> list[Tally]:
@@ -198,7 +202,7 @@ class FittedGaps(Fitted):
         return found
 
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
-        pairs = [(a, r) for a, r in zip(predictions, records, strict=True) if "nats" in a.fields]
+        pairs = [(a, r) for a, r in zip(predictions, records, strict=True) if a.fields.get("nats") is not None]
         how = "mean over the tokens of the sentences left out and their ends, each given those before it"
         told = totalled([answer for answer, _ in pairs], "accuracy", how)
         written = self.task.measure([str(a.value) for a, _ in pairs], [self.task.references(r) for _, r in pairs])

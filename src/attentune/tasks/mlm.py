@@ -23,7 +23,7 @@ from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
-from attentune.tasks._language_scores import Tally, totalled
+from attentune.tasks._language_scores import NOT_COUNTED, Tally, totalled
 from attentune.tasks._masking import masked
 from attentune.tasks._restorer import Restorer
 from attentune.tasks._texts import Column, in_batches, padded, text_of, trained_tokenizer
@@ -154,7 +154,7 @@ class FittedMlm(Fitted):
         """Of a text with `<mask>`: the text with the likeliest tokens there, and others with their probabilities.
 
         Of any other: the text as the model restores the tokens that are always hidden in it, with the sum of their
-        losses in `nats`.
+        losses in `nats`. What the other sort of text has is None.
         """
         model.eval()
         parts: list[tuple[int, Example]] = []
@@ -162,7 +162,7 @@ class FittedMlm(Fitted):
         for number, record in enumerate(records):
             text = text_of(record, self.task.text)
             asked = MASK in text
-            fields.append({"fills": []} if asked else Tally().as_fields())
+            fields.append({**NOT_COUNTED, "fills": []} if asked else {**Tally().as_fields(), "fills": None})
             parts += [(number, one) for one in (self._question(text) if asked else self.examples(record))]
         restored: list[Array] = [np.zeros(0, dtype=np.int32)] * len(parts)
         fills: list[list[list[dict[str, Any]]]] = [[]] * len(parts)
@@ -171,14 +171,14 @@ class FittedMlm(Fitted):
                 number, one = parts[place]
                 restored[place] = one.ids.copy()
                 restored[place][one.targets != IGNORED] = logits.argmax(-1).numpy()
-                if "fills" in fields[number]:
+                if fields[number]["fills"] is not None:
                     fills[place] = self._fills(logits)
                 else:
                     self._count(one.targets[one.targets != IGNORED], logits, fields[number])
         texts: list[list[str]] = [[] for _ in records]
         for (number, _), ids, found in zip(parts, restored, fills, strict=True):
             texts[number].append(self.tokenizer.decode(ids))
-            if "fills" in fields[number]:
+            if fields[number]["fills"] is not None:
                 fields[number]["fills"] += found
         return [Prediction(" ".join(each), held) for each, held in zip(texts, fields, strict=True)]
 

@@ -87,4 +87,5 @@ def drawn_apart(task: Task, records: Sequence[Record], share: float) -> tuple[li
     """Records to train on, and a share to validate with: always the same one, drawn as suits the task."""
     names = task.drawn_whole
     held = [name for name in names if records and name in records[0].values]
-    return split(records, share, by=task.drawn_by, group=next(iter(held or names), None))
+    apart = [name for name in held if any(record[name] != records[0][name] for record in records)]
+    return split(records, share, by=task.drawn_by, group=next(iter(apart or held or names), None))

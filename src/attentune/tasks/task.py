@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -105,8 +105,8 @@ class Task(Frozen, ABC):
 
     @property
     def drawn_whole(self) -> tuple[str, ...]:
-        """Columns of which the first that the records have keeps its values together when a part is drawn, such as the
-        article of a question. None: records are drawn one by one."""
+        """Columns of which one keeps its values together when a part is drawn, such as the article of a question: the
+        first that the records have with more than one value. None: records are drawn one by one."""
         return ()
 
     def usable(self, record: Record) -> bool:
@@ -122,6 +122,13 @@ class Task(Frozen, ABC):
     @abstractmethod
     def load(cls, options: Mapping[str, Any], folder: Path) -> Fitted:
         """What `Fitted.save` wrote. Raises CheckpointError."""
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """A fitted task that searches a collection of texts, which `Fitted.widen` grows."""
+
+    texts: list[str]
 
 
 class Fitted(ABC):

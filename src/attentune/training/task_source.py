@@ -22,7 +22,7 @@ from attentune.errors import DataError
 from attentune.evaluation.language import LanguageScore
 from attentune.models.checkpoint import weights_of
 from attentune.spec.run import RunSpec
-from attentune.tasks.task import Example, Fitted
+from attentune.tasks.task import Example, Fitted, Searching
 from attentune.training.feed import Feed, StepData
 from attentune.training.state import load_tensors
 
@@ -88,6 +88,8 @@ class TaskSource:
                     if array is not None:
                         digest.update(f"{array.shape}{array.dtype}".encode())
                         digest.update(np.ascontiguousarray(array).data)
+        if isinstance(self.fitted, Searching) and self.fitted.texts:  # those of test records are in no example
+            digest.update(json.dumps(self.fitted.texts).encode())
         return digest.hexdigest()
 
     def buckets(self, run: RunSpec) -> Buckets:
