@@ -297,6 +297,17 @@ def test_sentences(gains: tuple[float, ...], sentence: str) -> None:
     assert wording.judgement("It", made_difference(*gains), Measure()) == sentence
 
 
+def test_a_winner_by_its_cost_says_so(study_result: StudyResult) -> None:
+    for gains, than in (((-0.04, -0.05, -0.06), "more than it loses in quality"), ((0.0, 0.05, 0.1), "beyond noise")):
+        found = study_result.replace(attention=made_difference(*gains).replace(saved=0.2), deployed="winner")
+        sentence = f" At the objective's prices it saves 0.2000, {than}: it is deployed."
+        assert wording.verdict_sentences(found)[1].endswith(sentence)
+        assert sentence in Page(report_html(found, ReportPictures())).text and sentence in model_card(found)
+        assert "prices" not in wording.verdict_sentences(found.replace(deployed="tuned"))[1]
+    gain = study_result.replace(attention=study_result.attention.replace(saved=0.2), deployed="winner")
+    assert "prices" not in wording.verdict_sentences(gain)[1]
+
+
 def test_a_winner_that_is_the_tuned_baseline_claims_nothing(study_result: StudyResult) -> None:
     same = study_result.replace(winner=study_result.tuned.replace(name="winner"))
     assert wording.verdict_sentences(same)[1].startswith("No candidate attention was better")

@@ -161,7 +161,8 @@ class Difference(Frozen):
     band: Amount | None
     gains: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # one for each seed
     seeds: tuple[int, ...]
-    verdict: Verdict
+    verdict: Verdict  # on the gain alone
+    saved: FiniteFloat = 0.0  # by lower costs, at the objective's prices, in the unit of the gain
 
     @property
     def enough_seeds(self) -> bool:
