@@ -73,6 +73,20 @@ def test_verdicts(gains: tuple[float, ...], verdict: str) -> None:
     assert judge(gains) == verdict
 
 
+def test_folds_that_share_what_they_train_on_have_a_wider_band() -> None:
+    gains = (0.04, 0.05, 0.06, 0.05)
+    # of four folds one is held out and three are trained on: variance (1/4 + 1/3) instead of 1/4
+    assert noise_band(gains, folds=4) == pytest.approx(t_quantile(3) * math.sqrt(1 / 4 + 1 / 3) * 0.00816497, rel=1e-5)
+    # three of ten folds could be trained: (1/3 + 1/9) instead of 1/3
+    ten, seeds = noise_band(gains[:3], folds=10), noise_band(gains[:3])
+    assert ten is not None and seeds is not None
+    assert ten == pytest.approx(seeds * math.sqrt(1 + 3 / 9))
+    before, after = arm("tuned", (0, 1, 2), (2.03, 2.04, 2.05)), arm("winner", (0, 1, 2), (2.01, 2.01, 2.01))
+    found, folded = difference("attention", before, after), difference("attention", before, after, folds=3)
+    assert (found.verdict, found.folds, folded.verdict, folded.folds) == ("gain", 0, "noise", 3)
+    assert found.band is not None and folded.band == pytest.approx(found.band * math.sqrt(2.5))
+
+
 def score(answers: int, best: float = 1.0) -> Measure:
     return Measure(name="accuracy", unit="", higher_is_better=True, answers=answers, best=best)
 

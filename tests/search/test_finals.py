@@ -150,6 +150,16 @@ def test_what_wins_by_its_cost_alone_is_not_called_better() -> None:
     assert compared(better, TUNED, trade={"tokens_per_second": 0.05})[1].startswith("the attention is better beyond")
 
 
+def test_gains_over_folds_have_the_band_of_folds() -> None:
+    spec = StudySpec(folds=3)
+    runs, base = under_way(spec), baseline_recipe(spec)
+    recipes = {"baseline": base, "tuned": base, "winner": base.holding("position", "rotary")}
+    arms = {"baseline": arm("baseline", BETTER), "tuned": TUNED, "winner": arm("winner", EQUAL)}
+    arms["without position"] = arm("without position", BETTER)
+    finals = compare(runs, recipes, arms, 10)
+    assert [one.folds for one in (finals.tuning, finals.attention, *finals.slots)] == [3, 3, 3]
+
+
 def test_a_winner_that_breaks_a_bound_or_a_seed_is_not_shipped() -> None:
     slow = arm("winner", BETTER, latency_ms=9.0)
     assert compared(slow, TUNED, max_latency_ms=5)[0] == "tuned"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from attentune.search.analysis import MORE_IS_BETTER, difference
@@ -45,15 +46,16 @@ def compare(
     """The gains between the arms, and which of them is shipped."""
     baseline, tuned, winner, measure = arms["baseline"], arms["tuned"], arms["winner"], runs.measure
     base, own = runs.base, recipes["winner"]
-    tuning = difference("tuning", baseline, tuned, detail=_settings_change(base, recipes["tuned"]), measure=measure)
+    bought = partial(difference, measure=measure, folds=runs.spec.folds)
+    tuning = bought("tuning", baseline, tuned, detail=_settings_change(base, recipes["tuned"]))
     tuning = tuning.replace(saved=_saved(runs, baseline, tuned))
     changed = own.changed_slots(base)
     details = {slot: f"{slot}={base.value(slot)} -> {own.value(slot)}" for slot in changed}
-    attention = difference("attention", tuned, winner, detail=", ".join(details.values()), measure=measure)
+    attention = bought("attention", tuned, winner, detail=", ".join(details.values()))
     attention = attention.replace(saved=_saved(runs, tuned, winner))
     ablations = tuple(arm for name, arm in arms.items() if name.startswith("without "))
     slots = tuple(
-        difference(slot, arm, winner, detail=details[slot], measure=measure)
+        bought(slot, arm, winner, detail=details[slot])
         for arm in ablations
         if (slot := arm.name.removeprefix("without ")) in details
     )

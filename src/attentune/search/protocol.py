@@ -28,7 +28,10 @@ def protocol(spec: StudySpec, subject: Subject, judged: int, *, candidate: str) 
     else:
         tuned = f"The baseline was tuned with {trials} (optimizer, learning rate, schedule); no candidate {candidate}."
         compared = "Tuning compares the untuned with the tuned baseline."
-    floor = ""
+    shared, floor = "", ""
+    if spec.folds:
+        shared = f"As any two folds share most of what they are trained on, that interval is wider by a factor of \
+            sqrt(1 + {spec.folds} / {spec.folds - 1}) than if they did not (Nadeau and Bengio 2003)."
     if measure.answers is not None:
         floor = f"As all seeds are judged by the same records, the band of a gain of k of the n = {measure.answers:,} \
             answers that count is at least 1.96 sqrt(k + 1 - k² / (n + 2)) / (n + 2), what the drawing of records \
@@ -43,6 +46,7 @@ def protocol(spec: StudySpec, subject: Subject, judged: int, *, candidate: str) 
         {seen}
         The noise band is the half-width of the 95 % confidence interval of the mean paired difference, each by \
         itself: of twenty differences that are nothing but noise, one is expected outside its band.
+        {shared}
         {floor}
         {compared}
     """

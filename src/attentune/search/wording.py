@@ -131,9 +131,10 @@ def constraint_text(bound: Constraint) -> str:
 
 def judgement(subject: str, found: Difference, measure: Measure, *, further: bool = False) -> str:
     """One plain sentence on what `subject` bought, for a reader who reads nothing else."""
-    pairs, name = f"{len(found.gains)} paired seeds", f"validation {measure.name}"
+    count, kind, name = len(found.gains), "fold" if found.folds else "seed", f"validation {measure.name}"
+    pairs = f"{count} folds" if found.folds else f"{count} paired seeds"
     if not found.enough_seeds:
-        seeds = "one seed is" if len(found.gains) == 1 else "two seeds are"
+        seeds = f"one {kind} is" if count == 1 else f"two {kind}s are"
         return (
             f"{subject} changed the {measure.name} by {gain_text(found)} (positive is better), "
             f"but {seeds} not enough to tell."
