@@ -108,6 +108,14 @@ def test_five_records_in_one_direction_are_the_fewest(right: int, verdict: str) 
         assert judge((100 * right / answers,) * 3, score(answers, best=100)) == verdict
 
 
+def test_records_that_change_in_both_directions_would_need_a_wider_band() -> None:
+    # of 1000 records 40 are right with the second model alone and 20 with the first: McNemar's variance is of 40 + 20
+    whole = 1.959964 * math.sqrt(40 + 20 + 2 - 20**2 / 1002) / 1002
+    assert records_band(20 / 1000, score(1000)) < 0.6 * whole  # a minimum, as its docstring says
+    one_sided = 1.959964 * math.sqrt(20 + 0 + 1 - 20**2 / 1002) / 1002
+    assert records_band(20 / 1000, score(1000)) == pytest.approx(one_sided)
+
+
 def test_losses_and_wide_bands_are_as_ever() -> None:
     assert records_band(0.5, Measure()) == 0
     wide = (0.0, 0.05, 0.1)

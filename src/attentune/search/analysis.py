@@ -6,7 +6,7 @@ so that what both runs have in common cancels. Folds are no such independent rep
 
 All seeds are judged by the same records, however, and a score of few records moves in steps: three seeds may well
 differ by the same two records, and Student's interval is then of width 0. The band of a score is therefore never
-narrower than what the drawing of those records alone leaves open, see `records_band`.
+narrower than what the drawing of those records leaves open at the very least, see `records_band`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
 
 
 def records_band(gain: float, measure: Measure) -> float:
-    """The least half-width of the band of `gain`: what the drawing of the n records judged by alone leaves open.
+    """The least half-width of the band of `gain`: what the drawing of the n records judged by leaves open at least.
 
     Of right and wrong answers, a gain of k / n takes at least k records that only the second model answers rightly, and
     none that only the first does. The difference of two such paired shares (McNemar, Psychometrika 1947) has, with half
@@ -63,7 +63,14 @@ def records_band(gain: float, measure: Measure) -> float:
 
         1.96 sqrt(k + 1 - k^2 / (n + 2)) / (n + 2)
 
-    so that of many records no fewer than five, all in one direction, are a gain. For scores that grade each answer (F1,
+    so that of many records no fewer than five, all in one direction, are a gain.
+
+    This is a minimum. Which records changed is not known here, only by how many more are right: where b are right with
+    the second model alone and c with the first alone, k is b - c, but the variance goes with b + c. Two models that
+    disagree on many more records than their scores differ by, with every seed on the same ones, so that Student's
+    interval does not see it either, are told apart too easily.
+
+    For scores that grade each answer (F1,
     BLEU, reciprocal rank) k = n gain / best is what that many right answers would be worth. 0 for a loss in nats, a
     mean over tokens so many that it has no steps (`measure.answers` is None).
     """

@@ -152,7 +152,7 @@ class Difference(Frozen):
     """What one change bought: the paired gain over the seeds or folds, with its noise band.
 
     Made by `attentune.search.analysis.difference`. `band` is the half-width of the 95 % confidence interval of the mean
-    gain, of a score never less than its records leave open; None where a single seed leaves it unknown.
+    gain, of a score never less than its records leave open at least; None where a single seed leaves it unknown.
     """
 
     what: str  # "tuning", "attention", or the name of a slot
