@@ -73,6 +73,20 @@ def test_verdicts(gains: tuple[float, ...], verdict: str) -> None:
     assert judge(gains) == verdict
 
 
+def test_folds_that_share_what_they_train_on_have_a_wider_band() -> None:
+    gains = (0.04, 0.05, 0.06, 0.05)
+    # of four folds one is held out and three are trained on: variance (1/4 + 1/3) instead of 1/4
+    assert noise_band(gains, folds=4) == pytest.approx(t_quantile(3) * math.sqrt(1 / 4 + 1 / 3) * 0.00816497, rel=1e-5)
+    # three of ten folds could be trained: (1/3 + 1/9) instead of 1/3
+    ten, seeds = noise_band(gains[:3], folds=10), noise_band(gains[:3])
+    assert ten is not None and seeds is not None
+    assert ten == pytest.approx(seeds * math.sqrt(1 + 3 / 9))
+    before, after = arm("tuned", (0, 1, 2), (2.03, 2.04, 2.05)), arm("winner", (0, 1, 2), (2.01, 2.01, 2.01))
+    found, folded = difference("attention", before, after), difference("attention", before, after, folds=3)
+    assert (found.verdict, found.folds, folded.verdict, folded.folds) == ("gain", 0, "noise", 3)
+    assert found.band is not None and folded.band == pytest.approx(found.band * math.sqrt(2.5))
+
+
 def score(answers: int, best: float = 1.0) -> Measure:
     return Measure(name="accuracy", unit="", higher_is_better=True, answers=answers, best=best)
 
@@ -92,6 +106,14 @@ def test_five_records_in_one_direction_are_the_fewest(right: int, verdict: str) 
     for answers in (50, 1000, 100_000):
         assert judge((right / answers,) * 3, score(answers)) == verdict
         assert judge((100 * right / answers,) * 3, score(answers, best=100)) == verdict
+
+
+def test_records_that_change_in_both_directions_would_need_a_wider_band() -> None:
+    # of 1000 records 40 are right with the second model alone and 20 with the first: McNemar's variance is of 40 + 20
+    whole = 1.959964 * math.sqrt(40 + 20 + 2 - 20**2 / 1002) / 1002
+    assert records_band(20 / 1000, score(1000)) < 0.6 * whole  # a minimum, as its docstring says
+    one_sided = 1.959964 * math.sqrt(20 + 0 + 1 - 20**2 / 1002) / 1002
+    assert records_band(20 / 1000, score(1000)) == pytest.approx(one_sided)
 
 
 def test_losses_and_wide_bands_are_as_ever() -> None:

@@ -51,7 +51,8 @@ def compared(
     plain = baseline or arm("baseline", (2.0, 2.01, 2.02))
     arms = {"baseline": plain, "tuned": tuned, "winner": winner}
     finals: Finals = compare(runs, recipes, arms, 10, candidate=candidate)
-    assert finals.attention == difference("attention", tuned, winner, detail=finals.attention.detail)
+    found = difference("attention", tuned, winner, detail=finals.attention.detail)
+    assert finals.attention == found.replace(saved=finals.attention.saved)
     return finals.deployed, decision(runs, finals)
 
 
@@ -127,6 +128,36 @@ def test_prices_count_in_what_is_shipped(
     assert found == deployed
     if found == "tuned":
         assert reason.startswith("the candidate attention's gain is not worth its cost")
+
+
+def test_what_wins_by_its_cost_alone_is_not_called_better() -> None:
+    worse = arm("winner", (2.00, 2.012, 2.018), tokens_per_second=4000.0)
+    assert compared(worse, TUNED, trade={"tokens_per_second": 0.1}) == (
+        "winner",
+        (
+            "at the objective's prices the attention saves 0.2000, more than the 0.1000 ± 0.0050 that it loses in "
+            "quality: the winner is deployed"
+        ),
+    )
+    assert compared(arm("winner", EQUAL, tokens_per_second=4000.0), TUNED, trade={"tokens_per_second": 0.05}) == (
+        "winner",
+        (
+            "the attention had no gain in quality beyond noise (0.0000 ± 0.0050), but at the objective's prices it "
+            "saves 0.1000: the winner is deployed"
+        ),
+    )
+    better = arm("winner", BETTER, tokens_per_second=4000.0)
+    assert compared(better, TUNED, trade={"tokens_per_second": 0.05})[1].startswith("the attention is better beyond")
+
+
+def test_gains_over_folds_have_the_band_of_folds() -> None:
+    spec = StudySpec(folds=3)
+    runs, base = under_way(spec), baseline_recipe(spec)
+    recipes = {"baseline": base, "tuned": base, "winner": base.holding("position", "rotary")}
+    arms = {"baseline": arm("baseline", BETTER), "tuned": TUNED, "winner": arm("winner", EQUAL)}
+    arms["without position"] = arm("without position", BETTER)
+    finals = compare(runs, recipes, arms, 10)
+    assert [one.folds for one in (finals.tuning, finals.attention, *finals.slots)] == [3, 3, 3]
 
 
 def test_a_winner_that_breaks_a_bound_or_a_seed_is_not_shipped() -> None:

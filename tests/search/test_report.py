@@ -16,7 +16,7 @@ from PIL import Image
 from attentune.errors import SpecError, StorageError
 from attentune.search import charts, wording
 from attentune.search.analysis import difference
-from attentune.search.card import cell, fenced, model_card
+from attentune.search.card import cell, fenced, model_card, spread
 from attentune.search.charts import (
     Axis,
     CostPoint,
@@ -295,6 +295,36 @@ def made_difference(*gains: float) -> Difference:
 )
 def test_sentences(gains: tuple[float, ...], sentence: str) -> None:
     assert wording.judgement("It", made_difference(*gains), Measure()) == sentence
+
+
+def test_folds_are_not_called_seeds(study_result: StudyResult) -> None:
+    def folded(found: Difference) -> Difference:
+        return found.replace(folds=len(found.gains))
+
+    few = folded(made_difference(0.5, 0.5))
+    assert wording.judgement("It", few, Measure()).endswith("but two folds are not enough to tell.")
+    said = wording.judgement("It", folded(made_difference(0.04, 0.05, 0.06)), Measure())
+    assert said.endswith("per token (3 folds).")
+    tuning, attention = folded(study_result.tuning), folded(study_result.attention)
+    told = study_result.replace(tuning=tuning, attention=attention, protocol=())
+    page, card = Page(report_html(told, ReportPictures())).text, model_card(told)
+    assert "mean over 5 folds ± half of its 95 % confidence interval over the folds" in page
+    assert "Thin: one fold each." in page and "Gains are paired over folds" in page
+    assert "paired seeds" not in page and "the seeds" not in page and "seeds 0, 1" not in card
+    assert "mean over folds 0, 1, 2, 3, 4" in card and "mean of 5 folds" in card
+    wider, plain = (spread(one.winner, Measure(), folds=one.folds) for one in (told, study_result))
+    assert float(wider.split()[-1]) == pytest.approx(1.5 * float(plain.split()[-1]), abs=1e-4)
+
+
+def test_a_winner_by_its_cost_says_so(study_result: StudyResult) -> None:
+    for gains, than in (((-0.04, -0.05, -0.06), "more than it loses in quality"), ((0.0, 0.05, 0.1), "beyond noise")):
+        found = study_result.replace(attention=made_difference(*gains).replace(saved=0.2), deployed="winner")
+        sentence = f" At the objective's prices it saves 0.2000, {than}: it is deployed."
+        assert wording.verdict_sentences(found)[1].endswith(sentence)
+        assert sentence in Page(report_html(found, ReportPictures())).text and sentence in model_card(found)
+        assert "prices" not in wording.verdict_sentences(found.replace(deployed="tuned"))[1]
+    gain = study_result.replace(attention=study_result.attention.replace(saved=0.2), deployed="winner")
+    assert "prices" not in wording.verdict_sentences(gain)[1]
 
 
 def test_a_winner_that_is_the_tuned_baseline_claims_nothing(study_result: StudyResult) -> None:

@@ -27,7 +27,7 @@ from attentune.search.task_subject import open_task
 from attentune.spec.run import DataSpec
 from search.test_study import Listener, comparable
 from search.tiny_task import tiny_task, write_records
-from tasks.opinions import opinions
+from tasks.opinions import opinions, write
 from tasks.sequences import numbers
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: classifiers are scored with it")
@@ -182,6 +182,20 @@ def test_folds_hold_out_every_record_once(records: Path) -> None:
     assert len({fold.fingerprint for fold in folds}) == 4
     few = subject.searched(7)
     assert (few.size, len(few.source.validation), subject.size) == (7, 7, 30)  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::attentune.data.encoding.DataWarning")
+def test_folds_never_part_what_belongs_together(tmp_path: Path) -> None:
+    path = write(tmp_path / "twice.csv", [one for one in opinions(12, 0) for _ in range(2)])
+    subject = open_subject(tiny_task(path, folds=3), Quiet())
+    for number in range(3):
+        parts = subject.fold(3, number).parts  # type: ignore[attr-defined]
+        assert not {one["text"] for one in parts.train} & {one["text"] for one in parts.validation}
+        assert (len(parts.train), len(parts.validation)) == (16, 8)
+    assert "Records with the same text are in one fold" in subject.protocol(7, folds=3)
+    assert "fold" not in subject.protocol(7, folds=0)
+    with pytest.raises(DataError, match="folds must be at most 12, "):
+        open_subject(tiny_task(path, folds=13), Quiet())
 
 
 def translation(path: Path, **changes: object) -> StudySpec:

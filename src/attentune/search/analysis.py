@@ -2,11 +2,11 @@
 
 The noise band of a gain is the half-width of the 95 % confidence interval of the mean of paired differences
 (Student, "The probable error of a mean", Biometrika 1908). Pairs share the seed, and with it the order of the data,
-so that what both runs have in common cancels.
+so that what both runs have in common cancels. Folds are no such independent repetitions, see `noise_band`.
 
 All seeds are judged by the same records, however, and a score of few records moves in steps: three seeds may well
 differ by the same two records, and Student's interval is then of width 0. The band of a score is therefore never
-narrower than what the drawing of those records alone leaves open, see `records_band`.
+narrower than what the drawing of those records leaves open at the very least, see `records_band`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
 
 
 def records_band(gain: float, measure: Measure) -> float:
-    """The least half-width of the band of `gain`: what the drawing of the n records judged by alone leaves open.
+    """The least half-width of the band of `gain`: what the drawing of the n records judged by leaves open at least.
 
     Of right and wrong answers, a gain of k / n takes at least k records that only the second model answers rightly, and
     none that only the first does. The difference of two such paired shares (McNemar, Psychometrika 1947) has, with half
@@ -63,7 +63,14 @@ def records_band(gain: float, measure: Measure) -> float:
 
         1.96 sqrt(k + 1 - k^2 / (n + 2)) / (n + 2)
 
-    so that of many records no fewer than five, all in one direction, are a gain. For scores that grade each answer (F1,
+    so that of many records no fewer than five, all in one direction, are a gain.
+
+    This is a minimum. Which records changed is not known here, only by how many more are right: where b are right with
+    the second model alone and c with the first alone, k is b - c, but the variance goes with b + c. Two models that
+    disagree on many more records than their scores differ by, with every seed on the same ones, so that Student's
+    interval does not see it either, are told apart too easily.
+
+    For scores that grade each answer (F1,
     BLEU, reciprocal rank) k = n gain / best is what that many right answers would be worth. 0 for a loss in nats, a
     mean over tokens so many that it has no steps (`measure.answers` is None).
     """
@@ -74,22 +81,30 @@ def records_band(gain: float, measure: Measure) -> float:
     return measure.best * NORMAL_QUANTILE * math.sqrt(changed + 1 - changed**2 / total) / total
 
 
-def noise_band(gains: Sequence[float], measure: Measure = LOSS) -> float | None:
+def noise_band(gains: Sequence[float], measure: Measure = LOSS, *, folds: int = 0) -> float | None:
     """Half-width of the 95 % confidence interval of the mean of `gains`; None for fewer than two.
 
     Student's, or that of the records which `measure` judges by where it is wider.
+
+    With `folds`, each gain is of one of that many parts, held out from training on the others. Any two of these
+    trainings share most of their data, so that their gains are alike for that reason as well, and their spread is too
+    small. The variance of the mean of J gains is then taken to be (1 / J + held out / trained on) s^2 instead of
+    s^2 / J, here with 1 / (folds - 1) of the data trained on held out (the corrected resampled t-test of Nadeau and
+    Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003). That makes the band wider by a factor
+    of sqrt(1 + J / (folds - 1)).
     """
     count = len(gains)
     if count < 2:
         return None
     deviation = float(np.std(np.asarray(gains, dtype=np.float64), ddof=1))
-    student = t_quantile(count - 1) * deviation / math.sqrt(count)
+    shared = 1 / (folds - 1) if folds else 0.0
+    student = t_quantile(count - 1) * deviation * math.sqrt(1 / count + shared)
     return max(student, records_band(float(np.mean(gains)), measure))
 
 
-def judge(gains: Sequence[float], measure: Measure = LOSS) -> Verdict:
+def judge(gains: Sequence[float], measure: Measure = LOSS, *, folds: int = 0) -> Verdict:
     """`gain` or `loss` where the mean lies outside its noise band; `noise` inside it or with fewer than three pairs."""
-    band = noise_band(gains, measure)
+    band = noise_band(gains, measure, folds=folds)
     if band is None or len(gains) < FEWEST_SEEDS:
         return "noise"
     mean = float(np.mean(gains))
@@ -99,9 +114,11 @@ def judge(gains: Sequence[float], measure: Measure = LOSS) -> Verdict:
 
 
 def difference(
-    what: str, before: ArmResult, after: ArmResult, *, detail: str = "", measure: Measure = LOSS
+    what: str, before: ArmResult, after: ArmResult, *, detail: str = "", measure: Measure = LOSS, folds: int = 0
 ) -> Difference:
     """What the change from `before` to `after` bought, paired over the seeds that both ran; `measure` is what judges.
+
+    With `folds`, what an arm calls its seeds are the numbers of folds.
 
     Errors: StudyError when no seed is shared, or when an arm holds a seed twice.
     """
@@ -119,10 +136,11 @@ def difference(
         what=what,
         detail=detail,
         gain=float(np.mean(gains)),
-        band=noise_band(gains, measure),
+        band=noise_band(gains, measure, folds=folds),
         gains=gains,
         seeds=tuple(seed for seed, _ in pairs),
-        verdict=judge(gains, measure),
+        verdict=judge(gains, measure, folds=folds),
+        folds=folds,
     )
 
 

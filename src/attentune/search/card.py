@@ -27,8 +27,9 @@ def model_card(result: StudyResult) -> str:
         words=wording,
         verdict=wording.verdict_sentences(result),
         measure=result.objective.measure,
+        pair="fold" if result.folds else "seed",
         arms=[
-            (name, arm, spread(arm, result.objective.measure))
+            (name, arm, spread(arm, result.objective.measure, folds=result.folds))
             for name, arm in (
                 ("untuned baseline", result.baseline),
                 ("tuned baseline", result.tuned),
@@ -38,9 +39,9 @@ def model_card(result: StudyResult) -> str:
     )
 
 
-def spread(arm: ArmResult, measure: Measure) -> str:
+def spread(arm: ArmResult, measure: Measure, *, folds: int = 0) -> str:
     """`1.6971 ± 0.0035`: the mean over the seeds and half of its 95 % confidence interval, where that is known."""
-    band = noise_band(arm.losses)
+    band = noise_band(arm.losses, folds=folds)
     return measure.text(arm.loss) + ("" if band is None else f" ± {band:.4f}")
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from attentune.search.analysis import MORE_IS_BETTER, difference
 from attentune.search.recipe import Recipe
 from attentune.search.result import ArmResult, Difference, tried
 from attentune.search.runs import Runs
+from attentune.search.wording import gain_text
 
 Deployed = Literal["baseline", "tuned", "winner"]
 
@@ -44,20 +46,23 @@ def compare(
     """The gains between the arms, and which of them is shipped."""
     baseline, tuned, winner, measure = arms["baseline"], arms["tuned"], arms["winner"], runs.measure
     base, own = runs.base, recipes["winner"]
-    tuning = difference("tuning", baseline, tuned, detail=_settings_change(base, recipes["tuned"]), measure=measure)
+    bought = partial(difference, measure=measure, folds=runs.spec.folds)
+    tuning = bought("tuning", baseline, tuned, detail=_settings_change(base, recipes["tuned"]))
+    tuning = tuning.replace(saved=_saved(runs, baseline, tuned))
     changed = own.changed_slots(base)
     details = {slot: f"{slot}={base.value(slot)} -> {own.value(slot)}" for slot in changed}
-    attention = difference("attention", tuned, winner, detail=", ".join(details.values()), measure=measure)
+    attention = bought("attention", tuned, winner, detail=", ".join(details.values()))
+    attention = attention.replace(saved=_saved(runs, tuned, winner))
     ablations = tuple(arm for name, arm in arms.items() if name.startswith("without "))
     slots = tuple(
-        difference(slot, arm, winner, detail=details[slot], measure=measure)
+        bought(slot, arm, winner, detail=details[slot])
         for arm in ablations
         if (slot := arm.name.removeprefix("without ")) in details
     )
     deployed: Deployed = "tuned"
-    if candidate and _better_beyond_noise(runs, attention, tuned, winner) and _may_replace(runs, winner, tuned):
+    if candidate and _better_beyond_noise(attention) and _may_replace(runs, winner, tuned):
         deployed = "winner"
-    elif tuning.gain + _saved(runs, baseline, tuned) < 0 and _may_replace(runs, baseline, tuned):
+    elif tuning.gain + tuning.saved < 0 and _may_replace(runs, baseline, tuned):
         deployed = "baseline"
     return Finals(
         steps=steps,
@@ -77,7 +82,7 @@ def compare(
 def decision(runs: Runs, finals: Finals) -> str:
     """What is shipped, and why: what had no gain, and in what the shipped one is better."""
     if finals.deployed == "winner":
-        return "the attention is better beyond noise: the winner is deployed"
+        return f"{_why_the_winner(finals.attention)}: the winner is deployed"
     why = _why_not_the_winner(runs, finals)
     tuned, plain = (runs.measure.text(arm.loss) for arm in (finals.tuned, finals.baseline))
     if finals.deployed == "baseline":
@@ -98,6 +103,20 @@ def decision(runs: Runs, finals: Finals) -> str:
     return f"{why}, and the untuned baseline {other}: the tuned baseline is deployed"
 
 
+def _why_the_winner(found: Difference) -> str:
+    if found.verdict == "gain":
+        return "the attention is better beyond noise"
+    if found.verdict == "loss":
+        return (
+            f"at the objective's prices the attention saves {found.saved:.4f}, more than the {abs(found.gain):.4f} ± "
+            f"{found.band:.4f} that it loses in quality"
+        )
+    return (
+        f"the attention had no gain in quality beyond noise ({gain_text(found)}), but at the objective's prices it "
+        f"saves {found.saved:.4f}"
+    )
+
+
 def _why_not_the_winner(runs: Runs, finals: Finals) -> str:
     if not finals.candidate:
         return f"no candidate attention {'could be trained' if tried(runs.book.records()) else 'was tried'}"
@@ -112,9 +131,9 @@ def _why_not_the_winner(runs: Runs, finals: Finals) -> str:
     return "the candidate attention had no gain beyond noise"
 
 
-def _better_beyond_noise(runs: Runs, gain: Difference, before: ArmResult, after: ArmResult) -> bool:
-    """Whether `after` is better beyond noise once its costs are counted at the objective's prices."""
-    return gain.enough_seeds and gain.band is not None and gain.gain + _saved(runs, before, after) > gain.band
+def _better_beyond_noise(found: Difference) -> bool:
+    """Whether what changed is better beyond noise once its costs are counted at the objective's prices."""
+    return found.enough_seeds and found.band is not None and found.gain + found.saved > found.band
 
 
 def _saved(runs: Runs, before: ArmResult, after: ArmResult) -> float:

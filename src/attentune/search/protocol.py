@@ -28,11 +28,17 @@ def protocol(spec: StudySpec, subject: Subject, judged: int, *, candidate: str) 
     else:
         tuned = f"The baseline was tuned with {trials} (optimizer, learning rate, schedule); no candidate {candidate}."
         compared = "Tuning compares the untuned with the tuned baseline."
-    floor = ""
+    shared, floor = "", ""
+    if spec.folds:
+        shared = f"As any two folds share most of what they are trained on, that interval is wider by a factor of \
+            sqrt(1 + {spec.folds} / {spec.folds - 1}) than if they did not (Nadeau and Bengio 2003)."
     if measure.answers is not None:
-        floor = f"As all seeds are judged by the same records, the band of a gain of k of the n = {measure.answers:,} \
-            answers that count is at least 1.96 sqrt(k + 1 - k² / (n + 2)) / (n + 2), what the drawing of records \
-            alone leaves open: of many, fewer than five more right answers are never a gain."
+        few = "a score of few answers moves in steps" if spec.folds else "all seeds are judged by the same records"
+        floor = f"As {few}, the band of a gain of k of the n = {measure.answers:,} \
+            answers that count is at least 1.96 sqrt(k + 1 - k² / (n + 2)) / (n + 2), what k \
+            changes in one direction alone would leave open: of many, fewer than five more right answers are never a \
+            gain. Changes in both directions are not counted, which makes this a minimum: where two \
+            models disagree on many more answers than their scores differ by, a verdict may be too sure."
     fair = f"""
         {tuned}
         All runs saw the same number of tokens in rows of {spec.context}, {spec.batch} a step; within the search and \
@@ -43,6 +49,7 @@ def protocol(spec: StudySpec, subject: Subject, judged: int, *, candidate: str) 
         {seen}
         The noise band is the half-width of the 95 % confidence interval of the mean paired difference, each by \
         itself: of twenty differences that are nothing but noise, one is expected outside its band.
+        {shared}
         {floor}
         {compared}
     """

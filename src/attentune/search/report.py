@@ -19,6 +19,7 @@ from attentune.search.result import (
     STAGES,
     ArmResult,
     Cost,
+    Difference,
     Measure,
     Scalar,
     StageResult,
@@ -53,6 +54,7 @@ def report_html(result: StudyResult, pictures: ReportPictures) -> str:
         result=result,
         words=wording,
         measure=measure,
+        pair="fold" if result.folds else "seed",
         is_text=result.task == "lm",
         verdict=wording.verdict_sentences(result),
         tiles=_tiles(result),
@@ -75,7 +77,12 @@ def report_html(result: StudyResult, pictures: ReportPictures) -> str:
         tokens=next((one.tokens for one in (pictures.winner, pictures.baseline) if one is not None), ()),
         names=names,
         arms=[
-            (names.get(arm.name, arm.name), arm, noise_band(arm.losses), _settings(arm, result.baseline))
+            (
+                names.get(arm.name, arm.name),
+                arm,
+                noise_band(arm.losses, folds=result.folds),
+                _settings(arm, result.baseline),
+            )
             for arm in finalists(result)
         ],
         trials=_trial_table(result.trials),
@@ -107,7 +114,7 @@ def _figures(result: StudyResult) -> tuple[tuple[str, ...], tuple[tuple[str, tup
     def cell(numbers: Sequence[float]) -> str:
         if not numbers:
             return wording.NONE
-        band = noise_band(numbers)
+        band = noise_band(numbers, folds=result.folds)
         return f"{sum(numbers) / len(numbers):.4f}" + ("" if band is None else f" ± {band:.4f}")
 
     rows = ((called.get(arm.name, arm.name), tuple(cell(arm.figures.get(name, ())) for name in names)) for arm in arms)
@@ -143,7 +150,7 @@ def _tiles(result: StudyResult) -> tuple[Tile, ...]:
         Tile(
             "tuning gained",
             wording.signed(result.tuning.gain),
-            _band_note(result.tuning.band, measure),
+            _band_note(result.tuning, measure),
             result.tuning.verdict,
         ),
         *_attention_tile(result),
@@ -165,12 +172,14 @@ def _attention_tile(result: StudyResult) -> tuple[Tile, ...]:
     if not result.has_candidate:
         return (Tile("attention alone gained", wording.NONE, "no candidate among the finalists"),)
     found = result.attention
-    note = _band_note(found.band, result.objective.measure)
+    note = _band_note(found, result.objective.measure)
     return (Tile("attention alone gained", wording.signed(found.gain), note, found.verdict),)
 
 
-def _band_note(band: float | None, measure: Measure) -> str:
-    return "one seed: no noise band" if band is None else f"± {band:.4f}{measure.of_unit}"
+def _band_note(found: Difference, measure: Measure) -> str:
+    if found.band is None:
+        return f"one {'fold' if found.folds else 'seed'}: no noise band"
+    return f"± {found.band:.4f}{measure.of_unit}"
 
 
 @dataclass(frozen=True)
@@ -241,6 +250,7 @@ def cost_points(result: StudyResult, cost: Cost) -> tuple[charts.CostPoint, ...]
     if cost in MORE_IS_BETTER:
         raise ValueError(f"the picture draws costs where less is better, got {cost}")
     points, names = [], wording.arm_names(result)
+    pairs = "folds" if result.folds else "seeds"
     for trial in result.trials:
         value = cost_of(trial, cost)
         if (
@@ -254,7 +264,9 @@ def cost_points(result: StudyResult, cost: Cost) -> tuple[charts.CostPoint, ...]
         value = None if cost == "tokens" else getattr(arm, cost)
         if value is not None:
             kind = arm.name if arm.name in names else "ablation"
-            points.append(charts.CostPoint(value, arm.loss, kind, f"{names.get(arm.name, arm.name)}, mean over seeds"))
+            points.append(
+                charts.CostPoint(value, arm.loss, kind, f"{names.get(arm.name, arm.name)}, mean over {pairs}")
+            )
     return tuple(points)
 
 

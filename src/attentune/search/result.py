@@ -149,19 +149,21 @@ class ArmResult(Frozen):
 
 
 class Difference(Frozen):
-    """What one change bought: the paired gain over the seeds, with its noise band.
+    """What one change bought: the paired gain over the seeds or folds, with its noise band.
 
     Made by `attentune.search.analysis.difference`. `band` is the half-width of the 95 % confidence interval of the mean
-    gain, of a score never less than its records leave open; None where a single seed leaves it unknown.
+    gain, of a score never less than its records leave open at least; None where a single seed leaves it unknown.
     """
 
     what: str  # "tuning", "attention", or the name of a slot
     detail: str = ""  # what was exchanged for what, e.g. "position=rotary -> none"
-    gain: FiniteFloat  # mean over the seeds, in the unit of what is judged by; positive is better
+    gain: FiniteFloat  # mean over the pairs, in the unit of what is judged by; positive is better
     band: Amount | None
-    gains: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # one for each seed
-    seeds: tuple[int, ...]
-    verdict: Verdict
+    gains: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # one for each seed or fold
+    seeds: tuple[int, ...]  # or the numbers of the folds
+    verdict: Verdict  # on the gain alone
+    folds: Count = 0  # into which the data were parted, each held out by one pair; 0: the pairs are seeds
+    saved: FiniteFloat = 0.0  # by lower costs, at the objective's prices, in the unit of the gain
 
     @property
     def enough_seeds(self) -> bool:
@@ -239,7 +241,7 @@ class StudyResult(Frozen):
     command: str  # exactly as typed
     versions: dict[str, str]  # "attentune", "python", "torch" ...
     machine: dict[str, str]  # "processor", "cores", "memory", "system" ...
-    seeds: tuple[int, ...]  # of the paired runs of the finalists
+    seeds: tuple[int, ...]  # of the paired runs of the finalists, or the numbers of their folds
     study_seed: int = 0
     data: DataResult
     objective: ObjectiveResult = ObjectiveResult()
@@ -266,6 +268,11 @@ class StudyResult(Frozen):
     def seconds(self) -> float:
         """Wall time of the study from start to end."""
         return (self.finished - self.started).total_seconds()
+
+    @property
+    def folds(self) -> int:
+        """How many folds the finals were run on; 0 where they were run with several seeds."""
+        return self.tuning.folds
 
     @property
     def has_candidate(self) -> bool:

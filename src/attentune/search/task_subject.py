@@ -20,6 +20,7 @@ from attentune.data.shape import TableShape
 from attentune.errors import SpecError
 from attentune.evaluation.cost import median_seconds, training_peak_bytes
 from attentune.mechanisms import layer
+from attentune.search.folds import Groups, fold_of_each
 from attentune.search.models import TaskModels
 from attentune.search.pictures import AttentionPicture
 from attentune.search.result import DataResult, Measure, Sample
@@ -49,7 +50,7 @@ def open_task(spec: StudySpec, *, progress: Callable[[str, int, int], None]) -> 
 
     Raises:
         SpecError: the task is unknown, or its options are wrong.
-        DataError: the records cannot be used, with file and line.
+        DataError: the records cannot be used, with file and line; or there are more folds than they can be parted into.
         MissingExtraError: what the task is scored by is not installed.
     """
     task = read_task(spec.task)
@@ -64,6 +65,8 @@ def open_task(spec: StudySpec, *, progress: Callable[[str, int, int], None]) -> 
         drop_duplicates=spec.drop_duplicates,
         progress=lambda done, total, *_: progress("reading", done, total),
     )
+    if spec.folds:
+        Groups.of(task, [*parts.train, *parts.validation]).check(spec.folds)
     progress("preparing examples", 0, 1)
     fitted = task.fit(parts.train, spec.data, context=spec.context)
     fitted.widen(parts.test)
@@ -228,11 +231,9 @@ class TaskSubject(Subject):
         if not folds:
             return self
         records = [*self.parts.train, *self.parts.validation]
-        order = _drawn(len(records))
-        edges = np.linspace(0, len(records), folds + 1).astype(int)
-        held = set(order[edges[number] : edges[number + 1]].tolist())
-        kept = [one for place, one in enumerate(records) if place not in held]
-        validation = [one for place, one in enumerate(records) if place in held]
+        drawn = fold_of_each(self.fitted.task, records, folds)
+        kept = [one for one, fold in zip(records, drawn, strict=True) if fold != number]
+        validation = [one for one, fold in zip(records, drawn, strict=True) if fold == number]
         source = TaskSource(self.fitted, kept, validation)
         parts = Parts(kept, validation, self.parts.test)
         return TaskSubject(self.fitted, parts, source, self.measure, self.counts, self.passes)
@@ -263,12 +264,19 @@ class TaskSubject(Subject):
             if folds
             else "the finals are judged by all of them"
         )
+        together = f" {self._kept_together()}" if folds else ""
         fresh = " The figures called test are of records that decided nothing." if self.parts.test else ""
         return (
             f"The search chose attention and settings by the {self.measure.name} on {share} of the validation records "
             f"with one seed, each run by its best weights on the way; {after}, so their seeds are fresh but their "
-            f"records are not: scores, and perhaps gains, are slightly too good.{fresh}"
+            f"records are not: scores, and perhaps gains, are slightly too good.{together}{fresh}"
         )
+
+    def _kept_together(self) -> str:
+        task = self.fitted.task
+        columns = Groups.of(task, [*self.parts.train, *self.parts.validation]).columns
+        evenly = "" if task.drawn_by is None else f", and each fold has its share of every {task.drawn_by}"
+        return f"Records with the same {' and '.join(columns)} are in one fold{evenly}."
 
     def save(self, folder: Path, model: nn.Module, *, card: str, extra: Mapping[str, Any]) -> None:
         shape = TableShape.of(self.parts.train[0], self.fitted.task.columns)

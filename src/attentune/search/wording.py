@@ -28,7 +28,10 @@ ARM_NAMES: Final[Mapping[str, str]] = {
 
 
 def arm_names(result: StudyResult) -> dict[str, str]:
-    """The finalists by their names; a candidate that was not good enough to be shipped is no winner."""
+    """The finalists by their names; a candidate that was not good enough to be shipped is no winner.
+
+    One that is shipped is, also where it won at the objective's prices and not by its quality.
+    """
     won = result.deployed == "winner" or (result.deployed is None and result.attention.verdict == "gain")
     return {**ARM_NAMES, "winner": "winner" if won else "best candidate"}
 
@@ -128,9 +131,10 @@ def constraint_text(bound: Constraint) -> str:
 
 def judgement(subject: str, found: Difference, measure: Measure, *, further: bool = False) -> str:
     """One plain sentence on what `subject` bought, for a reader who reads nothing else."""
-    pairs, name = f"{len(found.gains)} paired seeds", f"validation {measure.name}"
+    count, kind, name = len(found.gains), "fold" if found.folds else "seed", f"validation {measure.name}"
+    pairs = f"{count} folds" if found.folds else f"{count} paired seeds"
     if not found.enough_seeds:
-        seeds = "one seed is" if len(found.gains) == 1 else "two seeds are"
+        seeds = f"one {kind} is" if count == 1 else f"two {kind}s are"
         return (
             f"{subject} changed the {measure.name} by {gain_text(found)} (positive is better), "
             f"but {seeds} not enough to tell."
@@ -145,7 +149,10 @@ def judgement(subject: str, found: Difference, measure: Measure, *, further: boo
 
 
 def verdict_sentences(result: StudyResult) -> tuple[str, str]:
-    """What tuning gained and what the attention alone gained, each with its band: the top of report and card."""
+    """What tuning gained and what the attention alone gained, each with its band: the top of report and card.
+
+    Of a winner that is shipped for its cost and not for its quality, what it saves.
+    """
     measure = result.objective.measure
     tuning = judgement("Tuning the baseline", result.tuning, measure)
     if not result.has_candidate and not tried(result.trials):
@@ -153,4 +160,8 @@ def verdict_sentences(result: StudyResult) -> tuple[str, str]:
     if not result.has_candidate:
         return tuning, "No candidate attention was better than the tuned baseline's own, which therefore stays."
     further = result.tuning.verdict == "gain" and result.attention.verdict == "gain"
-    return tuning, judgement("The attention alone", result.attention, measure, further=further)
+    attention = judgement("The attention alone", result.attention, measure, further=further)
+    if result.deployed == "winner" and result.attention.verdict != "gain" and result.attention.saved > 0:
+        than = "more than it loses in quality" if result.attention.verdict == "loss" else "beyond noise"
+        attention += f" At the objective's prices it saves {result.attention.saved:.4f}, {than}: it is deployed."
+    return tuning, attention

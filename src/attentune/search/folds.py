@@ -1,0 +1,77 @@
+"""Folds of records: which records stay together, and the fold of each.
+
+Two questions about one article, or one text that stands in the records twice, are no strangers: with one of them in the
+training part of a fold and the other held out, the fold measures what was learned by heart. Folds are therefore drawn
+of groups.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attentune.data.records import Record
+from attentune.data.splits import _mark as mark
+from attentune.errors import DataError
+from attentune.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Records that have the same `columns`, but for white space and capital letters, are of one group."""
+
+    columns: tuple[str, ...]
+    places: tuple[tuple[int, ...], ...]  # of the records of each group
+
+    @classmethod
+    def of(cls, task: Task, records: Sequence[Record]) -> Groups:
+        """By the first column of `task.drawn_whole` that has several values, else by all that the task reads."""
+        for name in task.drawn_whole:
+            if all(name in one.values for one in records):
+                found = cls._by((name,), records)
+                if len(found.places) > 1:
+                    return found
+        return cls._by(task.asked, records)
+
+    @classmethod
+    def _by(cls, columns: tuple[str, ...], records: Sequence[Record]) -> Groups:
+        places: dict[bytes, list[int]] = {}
+        for place, record in enumerate(records):
+            places.setdefault(mark(record, columns), []).append(place)
+        return cls(columns, tuple(map(tuple, places.values())))
+
+    def check(self, folds: int) -> None:
+        """Raises DataError where some fold would hold no group."""
+        if folds > len(self.places):
+            kept = f"records with the same {' and '.join(self.columns)} stay together"
+            raise DataError(
+                f"folds must be at most {len(self.places)}, the number of groups ({kept}), got {folds}; "
+                "choose fewer folds, or bring more records"
+            )
+
+
+def fold_of_each(task: Task, records: Sequence[Record], folds: int) -> list[int]:
+    """The number of the fold that holds out each record: always the same ones, of about equally many records.
+
+    Groups go one by one, large ones first and equal ones in a random order, into the fold that has the fewest records
+    with their label (of `task.drawn_by`, that of a group being its first record's), of these into the smallest.
+
+    Raises:
+        DataError: there are more folds than groups.
+    """
+    groups = Groups.of(task, records)
+    groups.check(folds)
+    drawn = [groups.places[number] for number in np.random.default_rng(0).permutation(len(groups.places))]
+    sizes, held = [0] * folds, Counter[tuple[int, str]]()
+    found = [0] * len(records)
+    for places in sorted(drawn, key=len, reverse=True):
+        label = "" if task.drawn_by is None else str(records[places[0]][task.drawn_by])
+        fold = min(range(folds), key=lambda number: (held[number, label], sizes[number]))
+        sizes[fold] += len(places)
+        held[fold, label] += len(places)
+        for place in places:
+            found[place] = fold
+    return found
