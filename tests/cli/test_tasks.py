@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import attentune
 from attentune.cli import main
 from attentune.cli.train import Options
+from attentune.tasks.answers import AnswerFile
 from attentune.tasks.registry import known_tasks, read_task, typed
 from tasks.opinions import opinions, write
 
@@ -231,6 +233,58 @@ def test_a_killed_prediction_goes_on_where_its_last_block_ends(
     assert output.read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
     assert not partial.exists()
     assert not (tmp_path / f"{name}.partial.json").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_prediction_of_parallel_lines_does_not_go_on_with_others(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path, packed: bool
+) -> None:
+    side = tmp_path / ("p.text.gz" if packed else "p.text")
+
+    def hold(seed: int) -> None:
+        lines = "".join(f"{record['text']}\n" for record in opinions(6, seed)).encode()
+        side.write_bytes(gzip.compress(lines) if packed else lines)
+
+    whole = AnswerFile.append
+
+    def stopped(file: AnswerFile, rows: Any) -> None:
+        if file.records:
+            raise KeyboardInterrupt
+        whole(file, rows)
+
+    hold(1)
+    output = tmp_path / "out.jsonl"
+    line = ["predict", str(trained), "--input", str(tmp_path / "p"), "--output", str(output), "--block", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AnswerFile, "append", stopped)
+        assert main(line) != 0
+    hold(22)
+    assert main(line) == 2
+    assert f"{output}.partial was begun with another input" in capsys.readouterr().err
+    assert run(capsys, *line, "--restart")["records"] == 6
+
+
+def test_a_prediction_never_overwrites_its_input(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    table, side = write(tmp_path / "in.csv", opinions(3, 1)), tmp_path / "p.text"
+    side.write_text("a fine film\n")
+    (tmp_path / "soft.csv").symlink_to(table)
+    (tmp_path / "hard.csv").hardlink_to(table)
+    (tmp_path / "a.csv.partial").hardlink_to(table)
+    (tmp_path / "b.csv.partial.json").hardlink_to(side)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for source, output in [
+        *(("in.csv", name) for name in ("in.csv", "soft.csv", "hard.csv", "../" + tmp_path.name + "/in.csv", "a.csv")),
+        ("soft.csv", "in.csv"),
+        ("p.text", "b.csv"),
+        ("p", "p.text"),
+    ]:
+        line = ["predict", str(trained), "--input", str(tmp_path / source), "--output", str(tmp_path / output)]
+        assert main([*line, "--restart"]) == 2
+        (told,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("attentune: error: ")]
+        assert f"--output {tmp_path / output}" in told and "would overwrite the input" in told
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the copy of the pipe

@@ -21,7 +21,7 @@ import pytest
 
 from attentune.data.encoding import DataWarning
 from attentune.data.record import Record
-from attentune.data.records import iterate_records, read_records
+from attentune.data.records import files_of, iterate_records, read_records
 from attentune.data.shape import TableShape
 from attentune.errors import DataError
 from shape_checks import unchecked
@@ -210,6 +210,15 @@ def test_parallel_lines(tmp_path: Path) -> None:
     assert values(tmp_path / "train.de", ("source",))[1] == {"source": ""}
     (tmp_path / "train").mkdir()
     assert read_records(tmp_path / "train", ("de", "en")) == records
+
+
+def test_the_files_that_are_read(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "p.de", "a\n"), write(tmp_path / "p.en.gz", gzip.compress(b"b\n"))
+    assert files_of(tmp_path / "p", ("de", "en")) == [one, two]
+    assert files_of(tmp_path / "p", ("en",)) == files_of(str(two), ("en",)) == [two]
+    assert files_of(tmp_path / "p", ("de",), format="csv") == [tmp_path / "p"]
+    assert files_of("-", ("de",)) == []
+    assert files_of(tmp_path / "q", ("de",)) == [tmp_path / "q"]  # reading it says that it is not there
 
 
 @pytest.mark.parametrize("skip", [0, 2, 9])

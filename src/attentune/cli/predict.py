@@ -36,7 +36,7 @@ class Options(CommandOptions):
     header: Literal["auto", "yes", "no"] = "auto"  # whether the input's first line names its columns
     input_format: Literal["csv", "tsv", "jsonl", "json", "parquet", "lines", "conll"] | None = None  # None: by ending
     block: Count = 1024  # records that are predicted and written together
-    restart: bool = False  # throw away what an interrupted run has written
+    restart: bool = False  # throw away what an interrupted run has written, or replace an output that exists
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
     plugin: Path | None = None  # Python file that adds mechanisms; it is run, so only name files you trust
 

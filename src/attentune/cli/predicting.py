@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,15 +12,16 @@ from attentune.cli.console import Report, activity, print_json
 from attentune.cli.loading import pick_device
 from attentune.cli.predict import Options
 from attentune.cli.words import UsageError
-from attentune.data.record import Record
+from attentune.data.records import Record, files_of
 from attentune.data.shape import TableShape
 from attentune.mechanisms import load_plugin, registry
 from attentune.spec.run import DataSpec
-from attentune.tasks.answers import AnswerFile, Format, Rows, row_of
+from attentune.tasks.answers import AnswerFile, Format, Rows, paths_of, row_of
 from attentune.tasks.folder import TaskModel, load
 from attentune.tasks.reading import stream
 
 STANDARD = "-"
+TAKEN = (".tsv", ".tab", ".json", ".gz", ".parquet", ".pq", ".xls", ".xlsx", ".ods", ".zip")  # endings of other formats
 HEADER = {"auto": None, "yes": True, "no": False}
 
 
@@ -35,9 +35,11 @@ def predict(options: Options) -> None:
     if options.output == STANDARD:
         _to_standard_output(options, model)
         return
+    files = files_of(options.input, model.fitted.task.asked, format=options.input_format)
+    _refuse_overwriting(options, files)
     begun = time.perf_counter()
     resume = not options.restart and options.input != STANDARD  # what was piped in cannot be read again
-    file = AnswerFile(options.output, _identity(options, model), format=_format(options), resume=resume)
+    file = AnswerFile(options.output, _identity(options, model, files), format=_format(options), resume=resume)
     before, whole = file.records, False
     try:
         with activity("predicting", percent=True) as report:
@@ -52,6 +54,21 @@ def predict(options: Options) -> None:
     else:
         went_on = f", the first {before:,} of them earlier" if before else ""
         print(f"{options.output}: {file.records:,} records{went_on} in {seconds:.1f} s", file=sys.stderr)
+
+
+def _refuse_overwriting(options: Options, files: Sequence[Path]) -> None:
+    """Raises UsageError where a file of the input is one that is written, under whatever name, or the output exists.
+
+    With --restart a file that stands there is replaced, but never the input.
+    """
+    for written in paths_of(options.output):
+        for file in files:
+            if file.exists() and written.exists() and file.samefile(written):
+                same = "" if written == file else f" ({written} is {file})"
+                raise UsageError(f"--output {options.output} would overwrite the input{same}; name another file")
+    whole, partial, _ = paths_of(options.output)
+    if whole.is_file() and not partial.exists() and not options.restart:
+        raise UsageError(f"{whole} exists already; name another output, or replace it (--restart)")
 
 
 def _to_standard_output(options: Options, model: TaskModel) -> None:
@@ -89,15 +106,20 @@ def _as_it_came(record: Record, asked: Sequence[str]) -> Record:
 def _format(options: Options) -> Format:
     if options.format is not None:
         return options.format
-    return "csv" if options.output.lower().endswith(".csv") else "jsonl"
+    ending = Path(options.output).suffix.lower()
+    if ending in TAKEN:
+        raise UsageError(
+            f"cannot write {options.output}: predictions are JSON lines (.jsonl) or CSV (.csv); name such a file, or "
+            "say --format"
+        )
+    return "csv" if ending == ".csv" else "jsonl"
 
 
-def _identity(options: Options, model: TaskModel) -> dict[str, Any]:
+def _identity(options: Options, model: TaskModel, files: Sequence[Path]) -> dict[str, Any]:
     """What decides the output."""
     given: dict[str, Any] = {"path": options.input}
-    if options.input != STANDARD and os.path.exists(options.input):
-        status = Path(options.input).stat()
-        given |= {"bytes": status.st_size, "changed": status.st_mtime_ns}
+    stands = [file.stat() for file in files if file.exists()]
+    given |= {"bytes": [one.st_size for one in stands], "changed": [one.st_mtime_ns for one in stands]}
     return {
         "model": model.config.get("weights"),
         "input": {**given, "encoding": options.encoding, "header": options.header, "format": options.input_format},

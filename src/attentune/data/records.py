@@ -27,7 +27,7 @@ from attentune.data.tables import (
 )
 from attentune.errors import DataError, near
 
-__all__ = ["Format", "Record", "iterate_records", "read_records"]
+__all__ = ["Format", "Record", "files_of", "iterate_records", "read_records"]
 
 Format = Literal["csv", "tsv", "jsonl", "json", "parquet", "lines", "conll"]
 """`json` is a list of objects, or a file of SQuAD; `lines` has one text a line."""
@@ -133,6 +133,20 @@ def iterate_records(
         raise DataError(f"{file.name} is read as lines, which have one column; got {len(names)}: {', '.join(names)}")
     records = _records(file, kind, names, header, encoding, skip, like)
     return _watched(records, [file], file.name, skip, progress)
+
+
+def files_of(
+    source: str | os.PathLike[str], columns: Sequence[str | int] = (), *, format: Format | None = None
+) -> list[Path]:
+    """The files that `iterate_records` reads there, such as both sides of parallel lines; none of the standard input.
+
+    Raises:
+        DataError: one of the sides is missing.
+    """
+    if source == STANDARD_INPUT:
+        return []
+    sides = _sides(source, tuple(map(str, columns))) if format in (None, "lines") else {}
+    return list(sides.values()) or [Path(source)]
 
 
 def _refuse(what: str, *, header: bool | None) -> None:

@@ -77,6 +77,12 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False)
 
 
+def paths_of(output: str | Path) -> tuple[Path, Path, Path]:
+    """The files that an `AnswerFile` writes: the output, and what stands beside it until it is whole."""
+    whole = Path(output)
+    return whole, whole.with_name(f"{whole.name}.partial"), whole.with_name(f"{whole.name}.partial.json")
+
+
 @final
 class AnswerFile:
     """`output` in the making. `identity` is what must be the same for a resumption: the model, the input, the format.
@@ -86,9 +92,7 @@ class AnswerFile:
     """
 
     def __init__(self, output: str | Path, identity: Mapping[str, Any], *, format: Format, resume: bool = True) -> None:
-        self.output = Path(output)
-        self.partial = self.output.with_name(f"{self.output.name}.partial")
-        self.state = self.output.with_name(f"{self.output.name}.partial.json")
+        self.output, self.partial, self.state = paths_of(output)
         self._identity = json.loads(json.dumps(dict(identity)))
         self.records = self.bytes = 0
         header: list[str] | None = None
@@ -137,6 +141,8 @@ class AnswerFile:
     def close(self, *, whole: bool) -> None:
         """Ends the writing; where it is `whole`, the output gets its name."""
         self._file.close()
+        if not whole and not self.records:
+            self.partial.unlink(missing_ok=True)
         if whole:
             with storage_errors(self.output):
                 os.replace(self.partial, self.output)
