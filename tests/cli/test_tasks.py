@@ -137,7 +137,7 @@ def test_columns_by_number_are_those_of_the_training(
     assert len(rows) == 60 and list(rows[0]) == ["text", "label", "prediction", "probability", "probabilities"]
     alone = tmp_path / "alone.csv"  # without the answers
     alone.write_text("a lovely film\na dire plot\n")
-    assert main([*predict, "--input", str(alone)]) == 0
+    assert main([*predict, "--input", str(alone), "--restart"]) == 0
     assert len(list(csv.DictReader(output.read_text().splitlines()))) == 2
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(stock)]) == 2
     assert "has 3 columns" in capsys.readouterr().err.splitlines()[-1]
@@ -285,6 +285,25 @@ def test_a_prediction_never_overwrites_its_input(
         (told,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("attentune: error: ")]
         assert f"--output {tmp_path / output}" in told and "would overwrite the input" in told
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_prediction_replaces_a_file_only_where_it_is_told_to(
+    capsys: pytest.CaptureFixture[str], trained: Path, files: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.csv"
+    notes.write_text("my own\n")
+    line = ["predict", str(trained), "--input", str(files / "test.csv")]
+    assert main([*line, "--output", str(notes)]) == 2
+    assert f"{notes} exists already; name another output, or replace it (--restart)" in capsys.readouterr().err
+    assert notes.read_text() == "my own\n"
+    assert main([*line, "--output", str(tmp_path / "out.xlsx")]) == 2
+    assert "predictions are JSON lines (.jsonl) or CSV (.csv)" in capsys.readouterr().err
+    empty = tmp_path / "empty.csv"
+    empty.write_text("text\n")
+    assert main(["predict", str(trained), "--input", str(empty), "--output", str(tmp_path / "out.csv")]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.csv", "notes.csv"]
+    assert run(capsys, *line, "--output", str(notes), "--restart")["records"] == 60
+    assert notes.read_text().startswith("text,")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the copy of the pipe

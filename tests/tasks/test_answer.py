@@ -401,7 +401,9 @@ def test_from_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert "answers that do not stand at their start in the context are left out, of 1 questions" in caught.err
     assert json.loads(caught.out)["count"] == 19
     asked.write_text(json.dumps({"question": "Where?"}) + "\n")
-    assert main(["predict", str(tmp_path / "out"), "--input", str(asked), "--output", str(output)]) == 2
+    assert (
+        main(["predict", str(tmp_path / "out"), "--input", str(asked), "--output", str(tmp_path / "other.jsonl")]) == 2
+    )
     assert "has no column 'context'" in capsys.readouterr().err
 
 

@@ -353,7 +353,9 @@ def test_from_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert len(row["found"]) == 3 and row["found"][0]["text"] == row["prediction"]
     asked.write_text("query\nwhere is tea\n")
     capsys.readouterr()
-    assert main(["predict", str(tmp_path / "out"), "--input", str(asked), "--output", str(output)]) == 2
+    assert (
+        main(["predict", str(tmp_path / "out"), "--input", str(asked), "--output", str(tmp_path / "other.jsonl")]) == 2
+    )
     assert "has no column 'question'" in capsys.readouterr().err
 
 
