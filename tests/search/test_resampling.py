@@ -28,6 +28,21 @@ def test_every_record_is_left_out_once() -> None:
     assert len(losses_left_out(mean, SAID[:7], RECORDS[:7])) == 7
 
 
+def test_parts_of_many_records_may_be_scored_by_themselves() -> None:
+    records = [Record({"value": number}, f"line {number}") for number in range(800)]
+    said, scored = [Prediction(number % 2) for number in range(800)], []
+
+    def counted(predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
+        scored.append(len(records))
+        return mean(predictions, records)
+
+    quick = losses_left_out(counted, said, records, slow=True)
+    assert scored == [40] * PARTS
+    assert quick == pytest.approx(losses_left_out(counted, said, records))  # a mean: the same either way
+    assert scored[PARTS:] == [760] * PARTS
+    assert losses_left_out(mean, SAID, RECORDS, slow=True) == losses_left_out(mean, SAID, RECORDS)  # too few
+
+
 def test_where_a_part_of_the_records_has_no_score_there_is_none() -> None:
     assert losses_left_out(mean, SAID[:1], RECORDS[:1]) == ()
     assert losses_left_out(lambda *_: Scores({"mean": float("nan")}, "mean"), SAID, RECORDS) == ()

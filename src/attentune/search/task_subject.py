@@ -169,7 +169,7 @@ class TaskSubject(Subject):
                 scores = self.fitted.score(predictions, held)
                 figures, value = dict(scores.values), scores.value
             if final:
-                left_out = losses_left_out(self.fitted.score, predictions, held)
+                left_out = losses_left_out(self.fitted.score, predictions, held, slow=by_loss)
         figures["loss"] = best.loss
         if self.parts.test:
             figures |= {f"test {name}": one for name, one in self._score(model, self.parts.test).values.items()}
