@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 
 from attentune.errors import StudyError
 from attentune.search.analysis import (
     difference,
+    drawing_band,
     judge,
     noise_band,
     pareto_front,
@@ -70,7 +73,7 @@ def test_band_by_hand() -> None:
     ],
 )
 def test_verdicts(gains: tuple[float, ...], verdict: str) -> None:
-    assert judge(gains) == verdict
+    assert judge(gains, noise_band(gains)) == verdict
 
 
 def test_folds_that_share_what_they_train_on_have_a_wider_band() -> None:
@@ -94,18 +97,19 @@ def score(answers: int, best: float = 1.0) -> Measure:
 def test_seeds_that_agree_on_few_records_are_no_gain() -> None:
     one = (1 / 56,) * 3  # the same answer of 56 in all three seeds: Student's interval has no width
     assert noise_band(one) == 0
-    assert judge(one) == "gain"
+    assert judge(one, noise_band(one)) == "gain"
     # k = 1: 1.959964 sqrt(2 - 1/58) / 58
     assert noise_band(one, score(56)) == pytest.approx(0.0475840, abs=1e-6)
-    assert judge(one, score(56)) == "noise"
+    assert judge(one, noise_band(one, score(56))) == "noise"
     assert noise_band((0.0, 0.0, 0.0), score(56)) == pytest.approx(1.959964 / 58)  # and so is no difference at all
 
 
 @pytest.mark.parametrize(("right", "verdict"), [(3, "noise"), (4, "noise"), (5, "gain"), (-5, "loss"), (-4, "noise")])
 def test_five_records_in_one_direction_are_the_fewest(right: int, verdict: str) -> None:
     for answers in (50, 1000, 100_000):
-        assert judge((right / answers,) * 3, score(answers)) == verdict
-        assert judge((100 * right / answers,) * 3, score(answers, best=100)) == verdict
+        share, percent = (right / answers,) * 3, (100 * right / answers,) * 3
+        assert judge(share, noise_band(share, score(answers))) == verdict
+        assert judge(percent, noise_band(percent, score(answers, best=100))) == verdict
 
 
 def test_records_that_change_in_both_directions_would_need_a_wider_band() -> None:
@@ -114,6 +118,39 @@ def test_records_that_change_in_both_directions_would_need_a_wider_band() -> Non
     assert records_band(20 / 1000, score(1000)) < 0.6 * whole  # a minimum, as its docstring says
     one_sided = 1.959964 * math.sqrt(20 + 0 + 1 - 20**2 / 1002) / 1002
     assert records_band(20 / 1000, score(1000)) == pytest.approx(one_sided)
+
+
+def left_out(right: np.ndarray[Any, Any], parts: int = 20) -> tuple[float, ...]:
+    """Losses, minus the share of right answers, with each part left out."""
+    return tuple(-float(np.delete(right, slice(part, None, parts)).mean()) for part in range(parts))
+
+
+def test_records_that_change_in_both_directions_count() -> None:
+    first, second = np.zeros((2, 1000))
+    drawn = np.random.default_rng(0).permutation(1000)
+    second[drawn[:60]], first[drawn[60:100]] = 1, 1  # 60 right with the second alone, 40 with the first: k is 20
+    before = arm("tuned", (0, 1), (-0.5, -0.5)).replace(left_out=(left_out(first), left_out(first)))
+    after = arm("winner", (0, 1), (-0.52, -0.52)).replace(left_out=(left_out(second), left_out(second)))
+    parts = np.array([(second - first)[part::20].mean() for part in range(20)])  # of one size, so that it is exact
+    band = drawing_band(before, after, (0, 1))
+    assert band == pytest.approx(t_quantile(19) * parts.std(ddof=1) / math.sqrt(20))
+    assert band == pytest.approx(t_quantile(19) * math.sqrt((100 - 20**2 / 1000) / 1000**2), rel=0.35)  # McNemar's
+    assert drawing_band(before, before, (0, 1)) == 0
+    assert drawing_band(before, arm("winner", (0, 1), (-0.52, -0.52)), (0, 1)) == 0  # of an older study
+
+
+def test_a_gain_that_is_the_balance_of_many_changes_is_noise() -> None:
+    first, second = np.zeros((2, 1000))
+    second[:120], first[120:220] = 1, 1
+    seeds, losses = (0, 1, 2), {"tuned": (-0.5,) * 3, "winner": (-0.52,) * 3}
+    plain = [arm(name, seeds, each) for name, each in losses.items()]
+    assert difference("attention", *plain, measure=score(1000)).verdict == "gain"
+    drawn = np.random.default_rng(1).permutation(1000)
+    full = [
+        one.replace(left_out=(left_out(each[drawn]),) * 3) for one, each in zip(plain, (first, second), strict=True)
+    ]
+    found = difference("attention", *full, measure=score(1000))
+    assert found.verdict == "noise" and found.band == drawing_band(*full, seeds)
 
 
 def test_losses_and_wide_bands_are_as_ever() -> None:

@@ -58,6 +58,11 @@ def test_the_six_stages_maximise_the_score(study: tuple[StudyResult, Path, Liste
     assert result.attention.gain == pytest.approx(result.tuned.loss - result.winner.loss)
     assert {arm.seeds for arm in (result.baseline, result.tuned, result.winner, *result.ablations)} == {(0, 1, 2)}
     assert all(len(arm.figures["accuracy"]) == 3 for arm in (result.baseline, result.winner))
+    for arm in (result.baseline, result.tuned, result.winner, *result.ablations):
+        assert [len(parts) for parts in arm.left_out] == [20, 20, 20]
+        assert all(
+            abs(part - loss) < 0.1 for loss, parts in zip(arm.losses, arm.left_out, strict=True) for part in parts
+        )
     assert read_study(folder / "study.toml") == tiny_task(records)
     assert read_ledger(folder / "ledger.csv") == result.trials
     assert StudyResult.from_json((folder / "result.json").read_text()) == result

@@ -6,7 +6,8 @@ so that what both runs have in common cancels. Folds are no such independent rep
 
 All seeds are judged by the same records, however, and a score of few records moves in steps: three seeds may well
 differ by the same two records, and Student's interval is then of width 0. The band of a score is therefore never
-narrower than what the drawing of those records leaves open at the very least, see `records_band`.
+narrower than what the drawing of those records alone leaves open: see `drawing_band`, and for the least of it, where
+next to nothing changed, `records_band`.
 """
 
 from __future__ import annotations
@@ -66,9 +67,8 @@ def records_band(gain: float, measure: Measure) -> float:
     so that of many records no fewer than five, all in one direction, are a gain.
 
     This is a minimum. Which records changed is not known here, only by how many more are right: where b are right with
-    the second model alone and c with the first alone, k is b - c, but the variance goes with b + c. Two models that
-    disagree on many more records than their scores differ by, with every seed on the same ones, so that Student's
-    interval does not see it either, are told apart too easily.
+    the second model alone and c with the first alone, k is b - c, but the variance goes with b + c. What they leave
+    open is `drawing_band`.
 
     For scores that grade each answer (F1,
     BLEU, reciprocal rank) k = n gain / best is what that many right answers would be worth. 0 for a loss in nats, a
@@ -79,6 +79,23 @@ def records_band(gain: float, measure: Measure) -> float:
     total = measure.answers + 2
     changed = min(abs(gain) / measure.best, 1.0) * measure.answers
     return measure.best * NORMAL_QUANTILE * math.sqrt(changed + 1 - changed**2 / total) / total
+
+
+def drawing_band(before: ArmResult, after: ArmResult, seeds: Sequence[int]) -> float:
+    """Half-width of the 95 % confidence interval of the gain over `seeds` by the drawing of the records alone.
+
+    Each arm was scored without each of G parts of the records. With D_g the gain without part g, the mean over the
+    seeds, the variance of the gain is (G - 1) / G sum_g (D_g - mean)^2 (the jackknife of Quenouille and Tukey), which
+    counts every record that changed, in whichever direction. 0 where that is not known of both.
+    """
+    if not before.left_out or not after.left_out:
+        return 0.0
+    first, second = (np.array([one.left_out[one.seeds.index(seed)] for seed in seeds]) for one in (before, after))
+    if first.shape != second.shape:
+        return 0.0
+    gains = (first - second).mean(0)
+    parts = len(gains)
+    return t_quantile(parts - 1) * math.sqrt((parts - 1) / parts * float(((gains - gains.mean()) ** 2).sum()))
 
 
 def noise_band(gains: Sequence[float], measure: Measure = LOSS, *, folds: int = 0) -> float | None:
@@ -102,9 +119,8 @@ def noise_band(gains: Sequence[float], measure: Measure = LOSS, *, folds: int = 
     return max(student, records_band(float(np.mean(gains)), measure))
 
 
-def judge(gains: Sequence[float], measure: Measure = LOSS, *, folds: int = 0) -> Verdict:
+def judge(gains: Sequence[float], band: float | None) -> Verdict:
     """`gain` or `loss` where the mean lies outside its noise band; `noise` inside it or with fewer than three pairs."""
-    band = noise_band(gains, measure, folds=folds)
     if band is None or len(gains) < FEWEST_SEEDS:
         return "noise"
     mean = float(np.mean(gains))
@@ -131,15 +147,18 @@ def difference(
     ]
     if not pairs:
         raise StudyError(f"arms '{before.name}' and '{after.name}' share no seed, so their losses cannot be paired")
-    gains = tuple(gain for _, gain in pairs)
+    gains, seeds = tuple(gain for _, gain in pairs), tuple(seed for seed, _ in pairs)
+    band = noise_band(gains, measure, folds=folds)
+    if band is not None:
+        band = max(band, drawing_band(before, after, seeds))
     return Difference(
         what=what,
         detail=detail,
         gain=float(np.mean(gains)),
-        band=noise_band(gains, measure, folds=folds),
+        band=band,
         gains=gains,
-        seeds=tuple(seed for seed, _ in pairs),
-        verdict=judge(gains, measure, folds=folds),
+        seeds=seeds,
+        verdict=judge(gains, band),
         folds=folds,
     )
 

@@ -53,6 +53,7 @@ class Outcome:
 
     record: TrialRecord
     by_position: tuple[float, ...] = ()  # nats per token in equal parts of the context, from its start on
+    left_out: tuple[float, ...] = ()  # of a final of a task: the losses with each part of the records left out
 
     @property
     def loss(self) -> float | None:
@@ -261,9 +262,11 @@ def _by_step(record: TrialRecord, steps: int) -> dict[int, float]:
 
 
 def _plain(outcome: Outcome) -> str:
-    return json.dumps({"record": outcome.record.model_dump(mode="json"), "by_position": outcome.by_position})
+    record = outcome.record.model_dump(mode="json")
+    return json.dumps({"record": record, "by_position": outcome.by_position, "left_out": outcome.left_out})
 
 
 def _outcome(text: str) -> Outcome:
     held = json.loads(text)
-    return Outcome(TrialRecord.model_validate(held["record"]), tuple(held["by_position"]))
+    record = TrialRecord.model_validate(held["record"])
+    return Outcome(record, tuple(held["by_position"]), tuple(held.get("left_out", ())))

@@ -161,6 +161,7 @@ def _step_seconds(runs: Runs, name: str, found: Found, candidate: Contender | No
 def _arm(name: str, recipe: Recipe, outcomes: dict[int, Outcome]) -> ArmResult | None:
     """The arm over the seeds with which it could be trained; None where there is no such seed."""
     done = {pair: one.record for pair, one in outcomes.items() if one.loss is not None}
+    left_out = tuple(outcomes[pair].left_out for pair in done)
     if not done:
         return None
     records = list(done.values())
@@ -176,6 +177,7 @@ def _arm(name: str, recipe: Recipe, outcomes: dict[int, Outcome]) -> ArmResult |
         settings=records[0].settings,
         seeds=tuple(done),
         losses=tuple(float(one.loss) for one in records if one.loss is not None),
+        left_out=left_out if all(left_out) else (),
         figures={
             name: tuple(one.figures[name] for one in records) for name in _shared([one.figures for one in records])
         },

@@ -34,11 +34,16 @@ def protocol(spec: StudySpec, subject: Subject, judged: int, *, candidate: str) 
             sqrt(1 + {spec.folds} / {spec.folds - 1}) than if they did not (Nadeau and Bengio 2003)."
     if measure.answers is not None:
         few = "a score of few answers moves in steps" if spec.folds else "all seeds are judged by the same records"
+        both = (
+            "Changes in both directions are not counted in this, but in what each fold gained."
+            if spec.folds
+            else "Nor is it less than what the change of the gain with each of 20 parts of the records left out says "
+            "(the jackknife), which counts changes in both directions."
+        )
         floor = f"As {few}, the band of a gain of k of the n = {measure.answers:,} \
             answers that count is at least 1.96 sqrt(k + 1 - k² / (n + 2)) / (n + 2), what k \
             changes in one direction alone would leave open: of many, fewer than five more right answers are never a \
-            gain. Changes in both directions are not counted, which makes this a minimum: where two \
-            models disagree on many more answers than their scores differ by, a verdict may be too sure."
+            gain. {both}"
     fair = f"""
         {tuned}
         All runs saw the same number of tokens in rows of {spec.context}, {spec.batch} a step; within the search and \

@@ -122,6 +122,8 @@ class ArmResult(Frozen):
     settings: dict[str, Scalar] = Field(default_factory=dict)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     losses: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # one for each seed, see Measure
+    # of a task: for each seed the losses with each part of the records left out, or empty; see `drawing_band`
+    left_out: tuple[tuple[FiniteFloat, ...], ...] = ()
     figures: dict[str, tuple[FiniteFloat, ...]] = Field(default_factory=dict)  # of a task, one for each seed
     bits_per_character: tuple[FiniteFloat, ...] = ()  # one for each seed, or empty
     bits_per_byte: tuple[FiniteFloat, ...] = ()
@@ -133,7 +135,7 @@ class ArmResult(Frozen):
 
     @model_validator(mode="after")
     def _one_number_per_seed(self) -> Self:
-        for name in ("losses", "bits_per_character", "bits_per_byte"):
+        for name in ("losses", "left_out", "bits_per_character", "bits_per_byte"):
             numbers = getattr(self, name)
             if len(numbers) != len(self.seeds) and (numbers or name == "losses"):
                 raise ValueError(f"{name} needs one number for each seed, got {len(numbers)} for {len(self.seeds)}")

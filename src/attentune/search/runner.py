@@ -84,6 +84,7 @@ def run_trial(
         return without_loss("refused", f"{count:,} parameters, the objective allows {bound:,.0f}", count)
 
     run = run_spec(job.recipe, spec, steps=job.steps, seed=job.seed, evaluations=job.evaluations)
+    final = job.stage == "evaluation" and not spec.folds  # each fold has records of its own, which its gain tells
     reason, curve = "", []
 
     def on_evaluation(step: int, loss: float) -> None:
@@ -98,7 +99,7 @@ def run_trial(
 
     try:
         result = train(model, subject.source, run, folder=job.folder, on_evaluation=on_evaluation, progress=trained)
-        judged = None if result.stopped else subject.judge(model, result)
+        judged = None if result.stopped else subject.judge(model, result, final=final)
         if judged is not None and not math.isfinite(judged.loss):
             return without_loss("failed", f"the validation {subject.measure.name} is not finite", count)
         costs = None if judged is None else subject.costs(described, run, torch.device(device))
@@ -126,7 +127,7 @@ def run_trial(
         reason=reason,
         **_judgement(judged, curve, subject),
     )
-    return Outcome(record, () if judged is None else judged.by_position)
+    return Outcome(record) if judged is None else Outcome(record, judged.by_position, judged.left_out)
 
 
 def trained_model(job: Job, spec: StudySpec, *, device: str = "cpu") -> nn.Module:

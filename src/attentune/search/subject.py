@@ -31,6 +31,7 @@ class Judged:
     bits_per_character: float | None = None
     bits_per_byte: float | None = None
     by_position: tuple[float, ...] = ()  # nats per token in equal parts of the context, from its start on
+    left_out: tuple[float, ...] = ()  # of a final: the losses with each part of the records left out
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,11 @@ class Subject(ABC):
         """What an evaluation in training says after `step` steps, lower is better; `loss` is the one it gave."""
 
     @abstractmethod
-    def judge(self, model: nn.Module, result: TrainResult) -> Judged:
-        """What the run that has just ended is worth; `model` gets the weights that it is judged by."""
+    def judge(self, model: nn.Module, result: TrainResult, *, final: bool = False) -> Judged:
+        """What the run that has just ended is worth; `model` gets the weights that it is judged by.
+
+        Of a `final` run also what its records leave open, where it is judged by a score of some.
+        """
 
     def take(self, model: nn.Module, result: TrainResult) -> None:
         """Gives `model` the weights that the run which has just ended is judged by; here those that it ended with."""

@@ -23,6 +23,7 @@ from attentune.mechanisms import layer
 from attentune.search.folds import Groups, fold_of_each
 from attentune.search.models import TaskModels
 from attentune.search.pictures import AttentionPicture
+from attentune.search.resampling import losses_left_out
 from attentune.search.result import DataResult, Measure, Sample
 from attentune.search.space import StudySpec
 from attentune.search.subject import Costs, Judged, Probe, Seconds, Subject
@@ -154,19 +155,26 @@ class TaskSubject(Subject):
         del result
         self._source.take_best(model)
 
-    def judge(self, model: nn.Module, result: TrainResult) -> Judged:
+    def judge(self, model: nn.Module, result: TrainResult, *, final: bool = False) -> Judged:
         del result
         best = self._source.take_best(model)
         if best is None:
             return Judged(math.nan)
         figures, value = dict(best.scores), best.value
-        if self.fitted.task.chosen_by == "loss":
-            scores = self._score(model, self.parts.validation)
-            figures, value = dict(scores.values), scores.value
+        by_loss, held = self.fitted.task.chosen_by == "loss", self.parts.validation
+        left_out: tuple[float, ...] = ()
+        if by_loss or final:
+            predictions = self.fitted.predict(model, held)
+            if by_loss:
+                scores = self.fitted.score(predictions, held)
+                figures, value = dict(scores.values), scores.value
+            if final:
+                left_out = losses_left_out(self.fitted.score, predictions, held, slow=by_loss)
         figures["loss"] = best.loss
         if self.parts.test:
             figures |= {f"test {name}": one for name, one in self._score(model, self.parts.test).values.items()}
-        return Judged(-value, {name: one for name, one in figures.items() if math.isfinite(one)})
+        known = {name: one for name, one in figures.items() if math.isfinite(one)}
+        return Judged(-value, known, left_out=left_out)
 
     def _score(self, model: nn.Module, records: Sequence[Record]) -> Scores:
         return self.fitted.score(self.fitted.predict(model, records), records)

@@ -59,14 +59,15 @@ class TextSubject(Subject):
         del step
         return loss
 
-    def judge(self, model: nn.Module, result: TrainResult) -> Judged:
-        final = result.final
-        assert final is not None and isinstance(model, Decoder)
+    def judge(self, model: nn.Module, result: TrainResult, *, final: bool = False) -> Judged:
+        del final
+        score = result.final
+        assert score is not None and isinstance(model, Decoder)
         parts = loss_by_position(model, self.corpus, model.spec.context)
         return Judged(
-            final.nats_per_token,
-            bits_per_character=final.bits_per_character,
-            bits_per_byte=final.bits_per_byte,
+            score.nats_per_token,
+            bits_per_character=score.bits_per_character,
+            bits_per_byte=score.bits_per_byte,
             by_position=parts,
         )
 
