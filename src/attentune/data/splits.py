@@ -113,8 +113,8 @@ def duplicates(
     """
     if not columns:
         raise DataError("duplicates are looked for in at least one column; name it")
-    marks = [_mark(record, columns) for record in train]
-    wanted = [_mark(record, columns) for record in test]
+    marks = [mark(record, columns) for record in train]
+    wanted = [mark(record, columns) for record in test]
     in_train, in_test = set(marks), set(wanted)
     found = Duplicates(
         train=tuple(place for place, mark in enumerate(marks) if mark in in_test),
@@ -139,7 +139,7 @@ def without(records: Sequence[Record], places: Iterable[int]) -> list[Record]:
     return [record for place, record in enumerate(records) if place not in dropped]
 
 
-def _mark(record: Record, columns: Sequence[str]) -> bytes:
+def mark(record: Record, columns: Sequence[str]) -> bytes:
     """A digest, which takes less memory than the texts; of 16 bytes, so that no two texts share one by chance."""
     text = "\0".join(" ".join(_key(record[column]).split()).casefold() for column in columns)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

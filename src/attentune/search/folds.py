@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attentune.data.records import Record
-from attentune.data.splits import _mark as mark
+from attentune.data.splits import mark
 from attentune.errors import DataError
 from attentune.tasks.task import Task
 
