@@ -143,6 +143,15 @@ def test_columns_by_number_are_those_of_the_training(
     assert "has 3 columns" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_folder_of_something_else_is_left_alone(
+    capsys: pytest.CaptureFixture[str], files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("my own\n")
+    assert main(command(files, tmp_path)) == 2
+    assert f"{tmp_path / 'report.md'} is of no training that was begun there" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+
+
 def test_several_seeds_have_a_spread(capsys: pytest.CaptureFixture[str], files: Path, tmp_path: Path) -> None:
     short = command(files, tmp_path, "--seeds", "2", "--epochs", "1")
     short = [word for place, word in enumerate(short) if short[place - 1 : place + 1] != ["--epochs", "3"]]

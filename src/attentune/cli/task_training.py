@@ -29,6 +29,7 @@ from attentune.training.task import Counts, Parts, TaskRun, over_seeds, read_par
 from attentune.training.task_source import TaskSource
 from attentune.training.trackers import JsonlTracker, TensorBoardTracker
 
+WRITTEN = ("model", "report.md", "result.json", "log.jsonl", "curve.png", "confusion.png", "calibration.png")
 OF_TEXT = ("column", "isolate_documents")  # of DataSpec: a task names its columns, and its rows are apart anyway
 
 
@@ -45,6 +46,7 @@ def train_on_task(options: Options, text: str) -> None:
     for name in OF_TEXT:
         if getattr(options.data, name):
             raise UsageError(f"data.{name} is for language models: it does nothing for a task")
+    _refuse_overwriting(options.out)
     device = pick_device(options.device)
     run = RunSpec(**{name: getattr(options, name) for name in RunSpec.model_fields})
     start = read_start(options, run, task.stack)
@@ -77,6 +79,15 @@ def train_on_task(options: Options, text: str) -> None:
         for number in range(options.seeds)
     ]
     _leave(options, text, fitted, source, parts, spec, run, runs, counts, start)
+
+
+def _refuse_overwriting(out: Path) -> None:
+    """Raises UsageError where files stand in a folder that no training has begun in, and one would write over them."""
+    if (out / "checkpoints").exists() or any(out.glob("seed-*")):
+        return
+    for name in WRITTEN:
+        if (out / name).exists():
+            raise UsageError(f"{out / name} is of no training that was begun there; name another folder with --out")
 
 
 def _trained(
