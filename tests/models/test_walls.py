@@ -72,12 +72,12 @@ def test_decoded_in_uneven_chunks_it_equals_the_whole_row(name: str, chunks: tup
 
 
 def test_compiled_they_equal_themselves() -> None:
-    run_without_shape_checks(CASES, at_least=len(PROBES) + 2)
+    run_without_shape_checks(CASES, at_least=-(-len(PROBES) // 2) + 2)
 
 
 @pytest.mark.slow
-def test_compiled_by_inductor_they_equal_themselves() -> None:
-    run_without_shape_checks(CASES, at_least=len(PROBES), marked="slow")
+def test_others_and_compiled_by_inductor_they_equal_themselves() -> None:
+    run_without_shape_checks(CASES, at_least=len(PROBES) + len(PROBES) // 2, marked="slow")
 
 
 def test_the_shared_table_is_one_parameter() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -31,19 +32,29 @@ def said(stage: str, seconds: float) -> None:
     assert seconds > 0
 
 
-def cells() -> Iterator[Cell]:
+MEETINGS = {("window", "alibi"), ("symmetric", "soft_cap"), ("bigbird", "t5"), ("packed", "alibi")}
+"""Of masks and scores, those that are tested each time; the others are slow tests."""
+STEPS = {("causal", "none"), ("window", "t5"), ("sinks", "none"), ("packed", "t5"), ("prefix", "none")}
+"""The same of decoding."""
+
+
+def cells() -> Iterator[Any]:
     """Each mask plain, some with every score; a length that much divides, and one that nothing divides."""
     for mask in MASKS:
         yield Cell(mask, "none", 320, "forward+backward")
     for mask, scores in product(("window", "symmetric", "bigbird", "packed"), ("alibi", "soft_cap", "t5")):
-        yield Cell(mask, scores, 320, "forward+backward")
+        yield _slow_unless((mask, scores) in MEETINGS, Cell(mask, scores, 320, "forward+backward"))
     for mask, scores in product(("causal", "window", "sinks", "packed", "prefix"), ("none", "t5")):
-        yield Cell(mask, scores, 301, "decode")
+        yield _slow_unless((mask, scores) in STEPS, Cell(mask, scores, 301, "decode"))
     yield Cell("causal", "t5", 301, "forward")
     yield Cell("sinks", "none", 301, "forward+backward")
     yield Cell("window", "none", 301, "statistics")
     yield Cell("packed", "alibi", 301, "statistics")
     yield Cell("symmetric", "none", 320, "forward", "bfloat16")
+
+
+def _slow_unless(quick: bool, cell: Cell) -> Any:
+    return cell if quick else pytest.param(cell, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("cell", tuple(cells()), ids=str)
