@@ -276,7 +276,7 @@ def test_real_records_are_optimised_within_the_budget(tmp_path: Path, capsys: py
     result = StudyResult.from_json(capsys.readouterr().out)
     assert result.data.test_records == 1000
     assert result.tokens_used <= 900_000
-    assert result.baseline.attention == "heads=4, position=rotary"
+    assert result.baseline.attention == "added=sinusoidal, heads=4"
     assert all("test macro_f1" in arm.figures for arm in (result.baseline, result.winner))
 
 
