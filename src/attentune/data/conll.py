@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from attentune.data.encoding import DataWarning
 from attentune.data.record import Record
 from attentune.data.streams import DataFile
-from attentune.data.tagging import SCHEMES, Scheme, as_iob2, parted
+from attentune.data.tagging import SCHEMES, Scheme, as_iob2, likeliest_scheme, parted
 from attentune.errors import DataError, near
 
 TOKENS, TAGS = "tokens", "tags"
@@ -56,7 +56,7 @@ class _Survey:
     def scheme(self) -> Scheme:
         if self.odd is not None and not self.entities:
             return "plain"
-        return "bioes" if self.ends else min(("iob2", "iob1"), key=self.count.__getitem__)
+        return likeliest_scheme(self.count, ends=self.ends)
 
 
 def read_conll(

@@ -9,7 +9,7 @@ under other letters.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 Scheme = Literal["iob1", "iob2", "bioes", "plain"]
@@ -47,6 +47,11 @@ def as_iob2(tags: Sequence[str], scheme: Scheme) -> tuple[list[str], list[int]]:
     if scheme == "bioes" and before in ("B", "I"):
         broken.append(len(tags) - 1)  # the entity has no end
     return result, broken
+
+
+def likeliest_scheme(broken: Mapping[Scheme, int], *, ends: bool) -> Scheme:
+    """BIOES where entities have marks of their ends, else IOB2 or IOB1, whichever is `broken` by fewer tags."""
+    return "bioes" if ends else min(("iob2", "iob1"), key=broken.__getitem__)
 
 
 def _legal(scheme: Scheme, letter: str, before: str, *, goes_on: bool, same: bool) -> bool:

@@ -272,18 +272,18 @@ class FittedRetrieve(Fitted):
             said = [Prediction(float(one.value) / task.highest) for one in predictions]
             return score_similarities(said, grades, records, graded=self.graded)
         asked = [self._text(one, task.question) for one in records]
-        right: dict[str, set[int]] = {}
-        first: dict[str, int] = {}
-        for place, (record, question) in enumerate(zip(records, asked, strict=True)):
-            number = self._numbers.get(_key(self._text(record, task.answer)))
-            right.setdefault(_key(question), set()).update(() if number is None else (number,))
-            first.setdefault(_key(question), place)
+        numbers = [self._numbers.get(_key(self._text(one, task.answer))) for one in records]
+        together: dict[str, list[int]] = {}  # the records of each question, whose rankings are the same
+        for place, question in enumerate(asked):
+            together.setdefault(_key(question), []).append(place)
+        first = [places[0] for places in together.values()]
+        right = [{n for place in places if (n := numbers[place]) is not None} for places in together.values()]
         return score_rankings(
-            [predictions[place] for place in first.values()],
-            list(right.values()),
-            [records[place] for place in first.values()],
+            [predictions[place] for place in first],
+            right,
+            [records[place] for place in first],
             texts=self.texts,
-            asked=[asked[place] for place in first.values()],
+            asked=[asked[place] for place in first],
         )
 
     def baseline(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, Scores]:

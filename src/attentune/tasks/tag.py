@@ -19,7 +19,7 @@ from attentune.data.batches import IGNORED, MicroBatch
 from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
 from attentune.data.subwords import SubwordTokenizer
-from attentune.data.tagging import Scheme, as_iob2, parted
+from attentune.data.tagging import Scheme, as_iob2, likeliest_scheme, parted
 from attentune.errors import CheckpointError, DataError, near
 from attentune.models.build import seeded
 from attentune.models.storage import atomic_write
@@ -75,7 +75,9 @@ class Tag(Task):
         tags, marks = set(counts), [parted(tag) for tag in counts]
         if all(marks):  # in IOB2, whatever the records have; what begins may go on, although training never shows it
             tags = {"O"} | {f"{letter}-{mark[1]}" for mark in marks if mark and mark[1] for letter in "BI"}
-            _warn_of_breaks([self.tags_of(one) for one in records], ends={"E", "S"} & {m[0] for m in marks if m})
+            _warn_of_breaks(
+                [self.tags_of(one) for one in records], ends=any(mark and mark[0] in "ES" for mark in marks)
+            )
         elif any(tag[1:2] == "-" for tag in tags):
             strange = next(tag for tag in sorted(tags) if parted(tag) is None)
             warnings.warn(
@@ -115,11 +117,11 @@ class Tag(Task):
         return FittedTag(cls(**options), SubwordTokenizer.load(folder), tags, context)
 
 
-def _warn_of_breaks(sentences: Sequence[Sequence[str]], *, ends: Iterable[str]) -> None:
+def _warn_of_breaks(sentences: Sequence[Sequence[str]], *, ends: bool) -> None:
     """Tags that break the rules of the scheme that the sentences keep to most are told; they are read all the same."""
     schemes: tuple[Scheme, ...] = ("bioes",) if ends else ("iob2", "iob1")
     broken = {scheme: sum(len(as_iob2(tags, scheme)[1]) for tags in sentences) for scheme in schemes}
-    scheme = min(schemes, key=broken.__getitem__)
+    scheme = likeliest_scheme(broken, ends=ends)
     if broken[scheme]:
         warnings.warn(
             f"{broken[scheme]} tags break the rules of {scheme.upper()}: what goes on with nothing begins an entity",
