@@ -293,6 +293,16 @@ def test_a_prediction_never_overwrites_its_input(
         assert main([*line, "--restart"]) == 2
         (told,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("attentune: error: ")]
         assert f"--output {tmp_path / output}" in told and "would overwrite the input" in told
+    with table.open() as standing:  # as `< in.csv` gives it
+        ours = os.dup(0)
+        os.dup2(standing.fileno(), 0)
+        try:
+            line = ["predict", str(trained), "--input", "-", "--input-format", "csv", "--output", str(table)]
+            assert main([*line, "--restart"]) == 2
+        finally:
+            os.dup2(ours, 0)
+            os.close(ours)
+    assert "would overwrite the input" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -12,6 +12,7 @@ from attentune.errors import DataError
 from attentune.search.folds import Groups, fold_of_each
 from attentune.tasks.answer import Answer
 from attentune.tasks.classify import Classify
+from attentune.tasks.reading import drawn_apart
 from attentune.tasks.retrieve import Retrieve
 from attentune.tasks.task import Task
 
@@ -82,3 +83,11 @@ def test_more_folds_than_groups_are_refused() -> None:
     assert set(fold_of_each(Answer(), asked(40), 6)) == set(range(6))
     with pytest.raises(DataError, match=r"folds must be at most 6, .* with the same title stay together.*, got 7; "):
         fold_of_each(Answer(), asked(40), 7)
+
+
+def test_a_drawn_part_and_folds_keep_the_same_together() -> None:
+    known = records(*({"question": f"{'Who' if n % 2 else 'who'}  {n // 2}?", "answer": f"{n}"} for n in range(40)))
+    kept, drawn = drawn_apart(Retrieve(), known, 0.25)
+    assert len(drawn) == 10
+    assert not {one["question"].lower() for one in kept} & {one["question"].lower() for one in drawn}
+    assert len(Groups.of(Retrieve(), known).places) == 20

@@ -161,6 +161,16 @@ def test_several_labels_are_learned() -> None:
     assert known.example(from_list).targets.tolist() == [[1.0, 0.0, 1.0]]
 
 
+def test_labels_of_a_list_are_those_of_cells() -> None:
+    task = Classify(several=True)
+    for held in ([True, 1, 2.0, " a ", "", "a"], '[true, 1, 2.0, "a"]', "true,1,2,a"):
+        assert task.labels_of(Record({"text": "x", "label": held}, "x")) == ("true", "1", "2", "a")
+    assert task.labels_of(Record({"text": "x", "label": 2.0}, "x")) == ("2",)
+    for held, what in (([["a"]], "a list"), (["a", None], "null"), ({"a": 1}, "a mapping")):
+        with pytest.raises(DataError, match=f"line 3: column 'label' holds {what}, not a label"):
+            task.labels_of(Record({"text": "x", "label": held}, "line 3"))
+
+
 def test_a_label_that_is_wrongly_said_counts_in_micro_f1() -> None:
     """Truth: red, blue, red; said: red and green, green, nothing: 1 right, 2 wrong, 2 missed."""
     truth, said = (["red"], ["blue"], ["red"]), (["red", "green"], ["green"], [])

@@ -20,7 +20,7 @@ from attentune.tasks.answers import AnswerFile, Format, Rows, paths_of, row_of
 from attentune.tasks.folder import TaskModel, load
 from attentune.tasks.reading import stream
 
-STANDARD = "-"
+STANDARD, PIPED = "-", "/dev/stdin"  # where a system has no such name, nothing is found to be the same
 TAKEN = (".tsv", ".tab", ".json", ".gz", ".parquet", ".pq", ".xls", ".xlsx", ".ods", ".zip")  # endings of other formats
 HEADER = {"auto": None, "yes": True, "no": False}
 
@@ -61,8 +61,9 @@ def _refuse_overwriting(options: Options, files: Sequence[Path]) -> None:
 
     With --restart a file that stands there is replaced, but never the input.
     """
+    read = [Path(PIPED)] if options.input == STANDARD else files  # a file may stand behind the standard input too
     for written in paths_of(options.output):
-        for file in files:
+        for file in read:
             if file.exists() and written.exists() and file.samefile(written):
                 same = "" if written == file else f" ({written} is {file})"
                 raise UsageError(f"--output {options.output} would overwrite the input{same}; name another file")

@@ -59,16 +59,19 @@ class Record:
         Raises:
             DataError: there is no such column, or it is empty, null, no finite number, a list or a mapping.
         """
-        value = self[column]
-        if isinstance(value, bool):
-            return str(value).lower()
-        if isinstance(value, int):
-            return str(value)
-        if isinstance(value, float) and isfinite(value):  # a null may become NaN on its way through other programs,
-            return str(int(value)) if value.is_integer() else str(value)  # and whole numbers beside it floats
-        if isinstance(value, str) and value.strip():
-            return value
-        raise DataError(f"{self.where}: column {column!r} holds {described(value)}, not a label")
+        label = label_text(self[column])
+        if label is None or not label.strip():
+            raise DataError(f"{self.where}: column {column!r} holds {described(self[column])}, not a label")
+        return label
+
+
+def label_text(value: Any) -> str | None:
+    """`value` as a label, which may be empty; None where it is null, no finite number, a list or a mapping."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and isfinite(value):  # a null may become NaN on its way through other programs,
+        return str(int(value)) if value.is_integer() else str(value)  # and whole numbers beside it floats
+    return str(value) if isinstance(value, int | str) else None
 
 
 def described(value: Any) -> str:

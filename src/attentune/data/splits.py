@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ def split(
         share: above 0 and below 1.
         seed: of the draw.
         by: a column of labels; each label gives its share, as nearly as whole records allow, but never its last one.
-        group: a column whose values stay together, such as the article of a question.
+        group: a column whose values stay together, such as the article of a question; they are the same where they
+            differ in white space or capital letters alone.
 
     Raises:
         DataError: a share out of range, `by` and `group` at once, fewer than two records or groups, or a share of
@@ -41,10 +42,10 @@ def split(
     if by is not None and group is not None:
         raise DataError(f"a split is by label ({by!r}) or keeps groups together ({group!r}), not both; leave one out")
     random = np.random.default_rng(seed)
-    column = by if group is None else group
-    members: dict[str, Places] = {}
+    members: dict[str | bytes, Places] = {}
     for place, record in enumerate(records):
-        members.setdefault("" if column is None else _key(record[column]), []).append(place)
+        label = "" if by is None else _key(record[by])
+        members.setdefault(label if group is None else mark(record, (group,)), []).append(place)
     drawn = _whole(members, share, random) if group is not None else _even(members, share, random)
     if not 0 < len(drawn) < len(records):
         what = f"{len(members)} groups" if group is not None else f"{len(records)} records"
@@ -53,7 +54,7 @@ def split(
     return kept, [records[place] for place in sorted(drawn)]
 
 
-def _even(classes: dict[str, Places], share: float, random: np.random.Generator) -> set[int]:
+def _even(classes: Mapping[str | bytes, Places], share: float, random: np.random.Generator) -> set[int]:
     """The share of each class, rounded so that all together are the share of the whole (largest remainders first)."""
     exact = {label: share * len(places) for label, places in classes.items()}
     counts = {label: int(number) for label, number in exact.items()}
@@ -69,7 +70,7 @@ def _even(classes: dict[str, Places], share: float, random: np.random.Generator)
     return drawn
 
 
-def _whole(groups: dict[str, Places], share: float, random: np.random.Generator) -> set[int]:
+def _whole(groups: Mapping[str | bytes, Places], share: float, random: np.random.Generator) -> set[int]:
     """Groups in a random order, each taken if that brings the number of records nearer to the share of the whole."""
     target = share * sum(map(len, groups.values()))
     names = list(groups)

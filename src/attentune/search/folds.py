@@ -16,6 +16,7 @@ import numpy as np
 from attentune.data.records import Record
 from attentune.data.splits import mark
 from attentune.errors import DataError
+from attentune.tasks.reading import kept_together
 from attentune.tasks.task import Task
 
 
@@ -28,16 +29,9 @@ class Groups:
 
     @classmethod
     def of(cls, task: Task, records: Sequence[Record]) -> Groups:
-        """By the first column of `task.drawn_whole` that has several values, else by all that the task reads."""
-        for name in task.drawn_whole:
-            if all(name in one.values for one in records):
-                found = cls._by((name,), records)
-                if len(found.places) > 1:
-                    return found
-        return cls._by(task.asked, records)
-
-    @classmethod
-    def _by(cls, columns: tuple[str, ...], records: Sequence[Record]) -> Groups:
+        """By the column that is `kept_together`, else by all that the task reads."""
+        column = kept_together(task, records)
+        columns = task.asked if column is None else (column,)
         places: dict[bytes, list[int]] = {}
         for place, record in enumerate(records):
             places.setdefault(mark(record, columns), []).append(place)

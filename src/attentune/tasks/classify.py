@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from attentune.data.batches import MicroBatch
-from attentune.data.records import Record
+from attentune.data.record import Record, described, label_text
 from attentune.data.subwords import SubwordTokenizer
 from attentune.errors import CheckpointError, DataError, near
 from attentune.models.build import seeded
@@ -87,14 +87,20 @@ class Classify(Task):
         return fitted
 
     def labels_of(self, record: Record) -> tuple[str, ...]:
-        """The labels of a record. Raises DataError where there must be one and is none."""
+        """The labels of a record. Raises DataError where there must be one and is none, or something that is none."""
         if not self.several:
             return (label_of(record, self.label),)
         held = cell(record, self.label)
         if isinstance(held, str) and held.lstrip().startswith("["):  # as `predict` writes them into a table
             held = _listed(held)
-        parts = held if isinstance(held, list | tuple) else str("" if held is None else held).split(self.separator)
-        return tuple(dict.fromkeys(label for part in parts if (label := str(part).strip())))
+        if isinstance(held, str) or held is None:
+            held = (held or "").split(self.separator)
+        labels = []
+        for part in held if isinstance(held, list | tuple) else (held,):
+            if (label := label_text(part)) is None:
+                raise DataError(f"{record.where}: column {self.label!r} holds {described(part)}, not a label")
+            labels.append(label.strip())
+        return tuple(dict.fromkeys(filter(None, labels)))
 
     @classmethod
     def load(cls, options: Mapping[str, Any], folder: Path) -> FittedClassify:

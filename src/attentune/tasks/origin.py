@@ -170,8 +170,8 @@ def fill(
 ) -> frozenset[str]:
     """Copies the weights of `origin` into `model`; gives the names of those that came from there.
 
-    Rows of the vocabulary that only the model has, and a head that only it has, stay as they were drawn; of learned
-    positions the model may have fewer.
+    Rows of the vocabulary that only the model has begin as they were drawn, about the mean of the known ones; a head
+    that only it has stays as it was drawn; of learned positions the model may have fewer.
 
     Raises:
         CheckpointError: a weight is missing there, or has another shape.

@@ -9,7 +9,7 @@ from attentune.data.encoding import DataWarning
 from attentune.data.record import MissingColumnError
 from attentune.data.records import Record, iterate_records
 from attentune.data.shape import TableShape
-from attentune.data.splits import split
+from attentune.data.splits import mark, split
 from attentune.data.streams import Progress
 from attentune.errors import DataError
 from attentune.spec.run import DataSpec
@@ -85,7 +85,17 @@ def read(
 
 def drawn_apart(task: Task, records: Sequence[Record], share: float) -> tuple[list[Record], list[Record]]:
     """Records to train on, and a share to validate with: always the same one, drawn as suits the task."""
-    names = task.drawn_whole
-    held = [name for name in names if records and name in records[0].values]
-    apart = [name for name in held if any(record[name] != records[0][name] for record in records)]
-    return split(records, share, by=task.drawn_by, group=next(iter(apart or held or names), None))
+    column = kept_together(task, records)
+    if column is None:  # the first that they have, or none of them has: what is wrong with it is said there
+        names = task.drawn_whole
+        column = next((name for name in names if records and name in records[0].values), next(iter(names), None))
+    return split(records, share, by=task.drawn_by, group=column)
+
+
+def kept_together(task: Task, records: Sequence[Record]) -> str | None:
+    """The column of which equal values stay together when records are drawn: the first of `task.drawn_whole` that all
+    have, with several values. Values are the same that differ in white space or capital letters alone."""
+    for name in task.drawn_whole:
+        if all(name in one.values for one in records) and len({mark(one, (name,)) for one in records}) > 1:
+            return name
+    return None

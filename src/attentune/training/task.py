@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
 from attentune.data.shape import TableShape
 from attentune.data.splits import duplicates, without
@@ -26,6 +28,8 @@ from attentune.training.reporting import Progress
 from attentune.training.result import TrainResult
 from attentune.training.task_source import Measured, TaskSource
 from attentune.training.trackers import Tracker
+
+NAMED = 3  # labels that a warning names
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def read_parts(
         validation = read(task, validation_path, data, like=like, progress=progress)
     else:
         train, validation = drawn_apart(task, train, data.validation)
+    _warn_of_unmeasured(task, train, validation)
     parts = {"validation": validation, "test": test}
     found = {
         name: duplicates(train, others, task.asked, names=("training", name), warn=not drop_duplicates)
@@ -92,6 +97,21 @@ def read_parts(
     if drop_duplicates:
         train = without(train, {place for one in found.values() for place in one.train})
     return Parts(train, validation, test), Counts(len(train), len(validation), len(test), twice, drop_duplicates)
+
+
+def _warn_of_unmeasured(task: Task, train: Sequence[Record], validation: Sequence[Record]) -> None:
+    """Counts the labels that are learned, while no validation record tells how well."""
+    if task.drawn_by is None:
+        return
+    learned, measured = ({one.label(task.drawn_by) for one in part} for part in (train, validation))
+    if missing := sorted(learned - measured):
+        named = ", ".join(map(repr, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
+        warnings.warn(
+            f"{len(missing)} of {len(learned)} labels stand in no validation record, so that nothing tells how well "
+            f"they are learned: {named}",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
