@@ -151,6 +151,7 @@ def test_a_translator_takes_an_encoder_and_a_classifier_that_of_a_translator(
     ("more", "message"),
     [
         (["--from", "READ", "--model.width", "32"], "model.width=32, but the model in READ/model has 16; leave it out"),
+        (["--from", "READ", "--model.width", "128"], "model.width=128, but the model in READ/model has 16; leave"),
         (["--from", "nowhere"], "no model at nowhere: there is no such folder"),
         (["--freeze", "embedding"], "are for a model that is there: name it with --from"),
         (["--from", "READ", "--freeze", "layer 1"], "freeze names embedding, norm, layers, layers 0-3"),

@@ -115,7 +115,8 @@ def test_an_interrupt_says_how_to_go_on(
         assert capsys.readouterr().err == (
             f"attentune: interrupted; the same command goes on after the trainings that have ended: attentune {again}\n"
         )
-    for nothing_is_kept in ("plan", "evaluate --suite recall", "evaluate model --limit 3"):
+    piped = ("predict m --input - --output a", "predict m --input=- --output a", "predict m --input a --output -")
+    for nothing_is_kept in ("plan", "evaluate --suite recall", "evaluate model --limit 3", *piped):
         assert cli.main(nothing_is_kept.split()) == 130
         assert capsys.readouterr().err == "attentune: interrupted\n"
 

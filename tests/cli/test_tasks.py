@@ -19,7 +19,7 @@ import pytest
 import attentune
 from attentune.cli import main
 from attentune.cli.train import Options
-from attentune.tasks.answers import AnswerFile
+from attentune.tasks.answers import AnswerFile, Rows
 from attentune.tasks.registry import known_tasks, read_task, typed
 from tasks.opinions import opinions, write
 
@@ -323,6 +323,30 @@ def test_a_prediction_replaces_a_file_only_where_it_is_told_to(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.csv", "notes.csv"]
     assert run(capsys, *line, "--output", str(notes), "--restart")["records"] == 60
     assert notes.read_text().startswith("text,")
+
+
+def test_a_prediction_replaces_no_pipe_and_follows_links(
+    capsys: pytest.CaptureFixture[str], trained: Path, files: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    line = ["predict", str(trained), "--input", str(files / "test.csv"), "--output"]
+    assert main([*line, str(tmp_path / "pipe"), "--restart"]) == 2
+    assert "is a device or a pipe, not a file; name a file, or - for the standard output" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "there" / "out.csv")
+    assert main([*line, str(tmp_path / "link.csv")]) == 0
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "there" / "out.csv").read_text().startswith("text,")
+    (tmp_path / "a.csv.partial").write_text("begun")
+    assert main(["predict", str(trained), "--input", "-", "--output", str(tmp_path / "a.csv")]) == 2
+    assert "was begun, and what was piped in cannot go on" in capsys.readouterr().err
+    assert (tmp_path / "a.csv.partial").read_text() == "begun"
+
+
+def test_any_cell_comes_back_from_a_table() -> None:
+    rows = [{"text": text, "n": n} for n, text in enumerate(["a\rb", "a\nb", 'a"b', "a,b", "", " a\r\n"])]
+    text = Rows("csv").text(rows)
+    assert [row["text"] for row in csv.DictReader(io.StringIO(text, newline=""))] == [row["text"] for row in rows]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the copy of the pipe

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from attentune.cli import main
+from attentune.cli.parsing import parse
 from attentune.cli.train import FeedForwardOptions, HaltingOptions, ModelOptions, NgramOptions, Options
 from attentune.cli.training import model_spec
 from attentune.data.tokenizers import train_tokenizer
@@ -305,3 +306,25 @@ def test_folders_that_hold_no_model_or_two_are_told(capsys: pytest.CaptureFixtur
 
 def test_the_options_hold_every_setting_of_a_run() -> None:
     assert set(RunSpec.model_fields) < set(Options.model_fields)
+
+
+def test_what_is_said_is_kept_though_it_is_the_default() -> None:
+    said = ["--model.layers", "heads=4, position=rotary, mask=causal", "--model.dropout=0.0", "--no-baselines"]
+    told = parse(Options, said, command="train", examples="")
+    assert told.model.model_fields_set == {"layers", "dropout"}
+    assert told.model_fields_set == {"model", "baselines"}
+    sizes = {"vocab_size": 9, "context": 8}
+    (own,) = {str(one.mask) for one in model_spec(told.model, **sizes, stack="encoder").attentions}
+    assert "causal" in own
+    (unsaid,) = {str(one.mask) for one in model_spec(ModelOptions(), **sizes, stack="encoder").attentions}
+    assert "causal" not in unsaid
+
+
+def test_a_column_may_be_named_with_the_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("review\nshort\n")
+    for column, says in (("review", "one row of context 64 needs 65"), ("body", "no column 'body'")):
+        line = ["optimize", "--task", f"lm(text={column})", "--data", str(table), "--out", str(tmp_path / "out")]
+        assert main(line) == 2
+        told = capsys.readouterr().err
+        assert "unknown task" not in told and says in told

@@ -147,3 +147,12 @@ def test_a_real_file_with_a_stray_mark_and_a_broken_tag(shared_data: Path) -> No
     assert len(records) == 1_009  # 1,008 blank lines, and the last sentence has none behind it
     assert records[-1]["tokens"][-1] == "!"
     assert sum(len(record["tokens"]) for record in records) == 15_733
+
+
+def test_tags_that_nobody_asks_for_stay_as_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.conll", "Aspirin\tB-drug\nand\tNN\n\nB12\t\n")
+    with pytest.raises(DataError, match=r"tag 'NN' is neither O nor|column of tags is empty"):
+        read_records(path, ("tokens", "tags"))
+    first, second = read_records(path, ("tokens",))
+    assert (first["tokens"], first["tags"]) == (["Aspirin", "and"], ["B-drug", "NN"])
+    assert (second["tokens"], second["tags"]) == (["B12"], [""])

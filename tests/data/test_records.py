@@ -13,6 +13,7 @@ import threading
 import tracemalloc
 import warnings
 from collections.abc import Sequence
+from decimal import Decimal
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,11 @@ def test_parquet(tmp_path: Path) -> None:
     assert failure(path, ("txt",)).endswith("did you mean 'text'? known: day, n, raw, tags, text")
     assert [row["3"] for row in values(path, (3,))] == [1, 2, 3]
     assert "no encoding to name" in failure(path, encoding="utf-8")
+    inner = {"meta": [{"when": day, "cost": Decimal("1.5"), "n": [1, None]}] * 3, "image": [{"raw": b"x"}] * 3}
+    parquet.write_table(table.append_column("meta", [inner["meta"]]).append_column("image", [inner["image"]]), path)
+    assert values(path, ("text",))[0] == rows[0] | {"meta": {"when": "2020-01-02", "cost": "1.5", "n": [1, None]}}
+    assert "column 'image' holds struct<raw: binary>, which is no text" in failure(path, ("image",))
+    parquet.write_table(table, path, row_group_size=2)
     assert values(write(tmp_path / "b.parquet.gz", gzip.compress(path.read_bytes())), ("n",)) == rows
     parquet.write_table(table.slice(0, 0), tmp_path / "c.parquet")
     assert "holds no records" in failure(tmp_path / "c.parquet", ("text",))

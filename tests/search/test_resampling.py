@@ -51,3 +51,17 @@ def test_where_a_part_of_the_records_has_no_score_there_is_none() -> None:
         raise DataError("only with all of them")
 
     assert losses_left_out(refuse, SAID, RECORDS) == ()
+
+
+def test_records_that_stay_together_are_left_out_together() -> None:
+    groups = [range(begin, begin + 5) for begin in range(0, 60, 5)]
+    kept: list[set[object]] = []
+
+    def looked(predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
+        kept.append({one["value"] for one in records})
+        return mean(predictions, records)
+
+    assert len(losses_left_out(looked, SAID, RECORDS, groups=groups)) == len(groups)
+    assert sorted(min(set(range(60)) - each) for each in kept) == list(range(0, 60, 5))
+    assert all(len(each) == 55 for each in kept)
+    assert losses_left_out(mean, SAID, RECORDS, groups=[range(60)]) == ()

@@ -14,7 +14,7 @@ import torch
 import attentune
 from attentune.cli import main
 from attentune.cli.study_view import study_text
-from attentune.errors import AttentuneError, DataError, SpecError
+from attentune.errors import AttentuneError, DataError, SpecError, StudyError
 from attentune.search.book import Outcome
 from attentune.search.ledger import read_ledger
 from attentune.search.matching import model_spec
@@ -199,6 +199,14 @@ def test_folds_never_part_what_belongs_together(tmp_path: Path) -> None:
         assert (len(parts.train), len(parts.validation)) == (16, 8)
     assert "Records with the same text are in one fold" in subject.protocol(7, folds=3)
     assert "fold" not in subject.protocol(7, folds=0)
+    twins = subject.parts.validation[:4]  # type: ignore[attr-defined]
+    test = write(tmp_path / "test.csv", [dict(one.values) for one in twins])
+    apart = open_subject(tiny_task(path, folds=3, test_path=str(test), drop_duplicates=True), Quiet())
+    for number in range(3):
+        fold = apart.fold(3, number)
+        parts = fold.parts  # type: ignore[attr-defined]
+        assert not {one["text"] for one in parts.test} & {one["text"] for one in (*parts.train, *parts.validation)}
+        assert (fold.counts.train, fold.counts.validation) == (len(parts.train), len(parts.validation))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="folds must be at most 12, "):
         open_subject(tiny_task(path, folds=13), Quiet())
 
@@ -221,6 +229,23 @@ def translation(path: Path, **changes: object) -> StudySpec:
         margin=0.0,
     )
     return spec.replace(**changes)
+
+
+def test_what_is_read_of_a_fold_is_of_what_it_held_out(records: Path, tmp_path: Path) -> None:
+    spec = tiny_task(records, folds=3, budget="60k-tokens", steps=8, search_steps=8)
+    result = optimize(spec, out=tmp_path / "study")
+    text = json.loads((tmp_path / "study" / "task" / "result.json").read_text())
+    arms = {"baseline": result.baseline, "tuned": result.tuned, "winner": result.winner}
+    assert text["validation"]["macro_f1"] == pytest.approx(-arms[str(result.deployed)].losses[0])
+
+
+def test_folders_of_something_else_are_left_alone(records: Path, tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "thesis.txt").write_text("mine")
+    for resume in (True, False):
+        with pytest.raises(StudyError, match=r"holds best, but no study \(study.db\)"):
+            optimize(tiny_task(records), out=tmp_path, resume=resume)
+    assert (tmp_path / "best" / "thesis.txt").read_text() == "mine"
 
 
 def test_candidates_stand_in_the_encoder_in_the_decoder_and_between(tmp_path: Path) -> None:

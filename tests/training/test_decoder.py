@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from attentune.errors import KernelError
 from attentune.evaluation.cost import token_latency, training_cost
 from attentune.evaluation.language import language_loss
 from attentune.layers.attention import Attention
@@ -18,8 +19,10 @@ from attentune.models.build import build
 from attentune.models.decoder import Decoder
 from attentune.spec.model import LayerSpec, ModelSpec
 from attentune.spec.run import DataSpec, OptimizerSpec
+from attentune.training import session
 from attentune.training.loop import train
 from attentune.training.optimizers import build_optimizer
+from attentune.training.state import Snapshot, load_latest
 from training.standin import small_corpus, small_run
 
 PLAIN = "heads=2, position=rotary, mask=causal"
@@ -68,6 +71,24 @@ def test_a_resumed_run_keeps_the_kernels_that_it_began_with(tmp_path: Path) -> N
     assert "reference" not in {kernel for held in chosen_kernels(other).values() for kernel in held.values()}
     train(other, small_corpus(), run, folder=tmp_path)
     assert {kernel for held in chosen_kernels(other).values() for kernel in held.values()} == {"reference"}
+
+
+def test_a_run_of_another_device_chooses_kernels_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(decoder(PLAIN), small_corpus(), small_run(), folder=tmp_path)
+
+    def moved(folder: Path) -> Snapshot | None:
+        found = load_latest(folder)
+        assert found is not None
+        told = {name: dict.fromkeys(held, "flex") for name, held in found.progress["kernels"].items()}
+        return replace(found, progress={**found.progress, "kernels": told, "device": device})
+
+    monkeypatch.setattr(session, "load_latest", moved)
+    device = "cpu"
+    with pytest.raises(KernelError, match="FlexAttention has no backward pass on a CPU"):
+        train(decoder(PLAIN), small_corpus(), small_run(), folder=tmp_path)
+    device, other = "cuda", decoder(PLAIN)
+    train(other, small_corpus(), small_run(), folder=tmp_path)
+    assert chosen_kernels(other) == chosen_kernels(decoder(PLAIN))
 
 
 def test_a_decoder_learns_and_its_layers_are_named() -> None:

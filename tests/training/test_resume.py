@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from attentune.errors import CheckpointError, StorageError, TrainingError
-from attentune.spec.run import OptimizerSpec
+from attentune.spec.run import DataSpec, OptimizerSpec
 from attentune.training.loop import train
 from attentune.training.state import checkpoints
 from training.standin import RememberingModel, TinyLanguageModel, small_corpus, small_run
@@ -132,6 +132,15 @@ def test_other_settings_models_and_texts_are_refused_by_name(tmp_path: Path) -> 
         train(RememberingModel(), small_corpus(), small_run(steps=10), folder=tmp_path)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         train(TinyLanguageModel(width=12), small_corpus(), small_run(steps=10), folder=tmp_path)
+
+
+def test_moved_files_are_the_same_data(tmp_path: Path) -> None:
+    told = {"data": DataSpec(path="there.txt")}
+    train(TinyLanguageModel(), small_corpus(), small_run(steps=10, **told), folder=tmp_path)
+    told = {"data": DataSpec(path="./here.txt")}
+    train(TinyLanguageModel(), small_corpus(), small_run(steps=10, **told), folder=tmp_path)
+    with pytest.raises(TrainingError, match=r"data.path='there.txt', now './here.txt'"):
+        train(TinyLanguageModel(), small_corpus(name="text-2"), small_run(steps=10, **told), folder=tmp_path)
 
 
 def test_how_often_checkpoints_are_written_may_change(tmp_path: Path) -> None:

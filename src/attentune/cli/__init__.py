@@ -34,6 +34,7 @@ COMMANDS = {
     "mechanisms": "list the mechanisms: formula, paper, slot, parameters; draw a mask",
 }
 GOES_ON = ("optimize", "train", "predict", "bench")  # the same command takes up its work again
+PIPED = ("--input", "--output")  # unless one of these is what was piped: it cannot be read or written again
 
 USAGE = """\
 usage: attentune COMMAND [OPTIONS]
@@ -100,7 +101,9 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _interrupted(arguments: list[str]) -> str:
     again = shlex.join(["attentune", *arguments])
-    if arguments and arguments[0] in GOES_ON:
+    words = " ".join(arguments).replace("=", " ") + " "
+    piped = any(f"{flag} - " in words for flag in PIPED)
+    if arguments and arguments[0] in GOES_ON and not piped:
         return f"interrupted; the same command goes on where it stopped: {again}"
     flags = {argument.partition("=")[0] for argument in arguments}
     if arguments and arguments[0] == "evaluate" and {"--suite", "--out"} <= flags:

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from attentune.cli.parsing import CommandOptions
 from attentune.cli.study_config import is_of_training, study_of
-from attentune.cli.train import NgramOptions
+from attentune.cli.task_defaults import LANGUAGE
+from attentune.cli.train import NgramOptions, language_column, of_column
 from attentune.search.space import ModelSizes, StudySpec
 
 EXAMPLES = """
@@ -67,6 +68,8 @@ def run(options: Options) -> int:
     from attentune.cli.study_view import StudyView, study_text
     from attentune.search.study import optimize
 
+    if (column := language_column(options.task)) is not None:
+        options = options.model_copy(update={"task": LANGUAGE, "data": of_column(options.data, column)})
     fields = {name: getattr(options, name) for name in StudySpec.model_fields}
     spec = StudySpec(**{**fields, "model": options.model.sizes()})
     with StudyView() as view:

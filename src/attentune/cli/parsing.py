@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from textwrap import fill, indent
 from typing import Annotated, Any, TypeVar, get_origin
@@ -90,7 +90,34 @@ def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, exam
     chosen, unknown = parsed
     if unknown:
         raise UsageError(f"{_unknown(unknown[0], options)} (see {program} --help)")
-    return chosen
+    typed = {argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
+    return _remembering(chosen, None if default is tyro.MISSING_NONPROP else default, typed)
+
+
+Group = TypeVar("Group", bound=Frozen)
+
+
+def _remembering(value: Group, said: Frozen | None, typed: Set[str], prefix: str = "--") -> Group:
+    """`value` whose `model_fields_set` holds what the file (as in `said`) or an argument says, be it the default.
+
+    tyro hands over all fields alike.
+    """
+    changes: dict[str, Frozen] = {}
+    names = set() if said is None else set(said.model_fields_set)
+    for name, field in type(value).model_fields.items():
+        flag = prefix + (field.alias or name).replace("_", "-")
+        held = getattr(value, name)
+        if isinstance(held, Frozen):
+            before = getattr(said, name, None)
+            changes[name] = _remembering(held, before if isinstance(before, Frozen) else None, typed, f"{flag}.")
+            if changes[name].model_fields_set:
+                names.add(name)
+        group, _, leaf = flag.removeprefix("--").rpartition(".")
+        if {flag, f"--{group}{'.' if group else ''}no-{leaf}"} & typed:
+            names.add(name)
+    found = value.model_copy(update=changes)
+    object.__setattr__(found, "__pydantic_fields_set__", names)
+    return found
 
 
 def _in_full(argument: str, options: type[Frozen]) -> str:

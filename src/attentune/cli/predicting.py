@@ -70,6 +70,10 @@ def _refuse_overwriting(options: Options, files: Sequence[Path]) -> None:
     whole, partial, _ = paths_of(options.output)
     if whole.is_file() and not partial.exists() and not options.restart:
         raise UsageError(f"{whole} exists already; name another output, or replace it (--restart)")
+    if options.input == STANDARD and partial.exists() and not options.restart:
+        raise UsageError(
+            f"{partial} was begun, and what was piped in cannot go on; name another output, or replace it (--restart)"
+        )
 
 
 def _to_standard_output(options: Options, model: TaskModel) -> None:

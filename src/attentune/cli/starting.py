@@ -14,7 +14,7 @@ from attentune.data.encoding import DataWarning
 from attentune.models.checkpoint import model_folder
 from attentune.models.published.folder import is_published
 from attentune.spec.model import ModelSpec
-from attentune.spec.run import DataSpec, RunSpec
+from attentune.spec.run import RunSpec
 from attentune.spec.start import StartSpec
 from attentune.tasks.origin import Origin, read_origin, spec_from
 from attentune.tasks.task import Fitted, Stack
@@ -64,7 +64,7 @@ def read_start(options: Options, run: RunSpec, stack: Stack) -> Start | None:
     if options.data.tokenizer_from not in (None, start.path):
         raise UsageError("--from brings its own tokenizer: leave data.tokenizer_from out")
     origin = read_origin(model_folder(Path(start.path)))
-    others = [name for name in OF_TOKENIZERS if getattr(run.data, name) != DataSpec.model_fields[name].default]
+    others = [name for name in OF_TOKENIZERS if name in options.data.model_fields_set]
     if others:
         warnings.warn(
             f"{origin.folder} brings its own tokenizer: {', '.join(f'data.{name}' for name in others)} does nothing",
@@ -108,8 +108,8 @@ def _agreed(
         UsageError: they say something else than the folder.
     """
     changes: dict[str, Any] = {}
-    for name, field in ModelOptions.model_fields.items():
-        if getattr(options, name) == field.get_default(call_default_factory=True):
+    for name in ModelOptions.model_fields:
+        if name not in options.model_fields_set:
             continue
         if name in OF_TRAINING or (new_decoder and name in OF_DECODERS):
             changes[name] = getattr(asked, name)

@@ -159,12 +159,11 @@ def language_column(task: str) -> str | None:
     return str(named.get("text", ""))
 
 
-def of_language(options: Options, column: str) -> Options:
-    """The options of a language model for those of the task `lm`."""
-    if column and options.data.column not in (None, column):
-        raise UsageError(f"the text is in data.column={options.data.column} and in lm(text={column}): name one")
-    data = options.data.replace(column=column) if column else options.data
-    return options.model_copy(update={"task": None, "data": data})
+def of_column(data: DataSpec, column: str) -> DataSpec:
+    """The data of a language model, of which `lm(text=COLUMN)` names the column, where it does."""
+    if column and data.column not in (None, column):
+        raise UsageError(f"the text is in data.column={data.column} and in lm(text={column}): name one")
+    return data.replace(column=column) if column else data
 
 
 OF_TASKS = ("average", "validation_path", "test_path", "epochs", "seeds", "drop_duplicates", "baselines")
@@ -173,7 +172,7 @@ OF_TASKS = ("average", "validation_path", "test_path", "epochs", "seeds", "drop_
 def run(options: Options) -> int:
     """Train, save the model in `out/model`, and print its score on what was held out."""
     if options.task is not None and (column := language_column(options.task)) is not None:
-        options = of_language(options, column)
+        options = options.model_copy(update={"task": None, "data": of_column(options.data, column)})
     if options.task is not None:
         from attentune.cli.task_training import train_on_task
 

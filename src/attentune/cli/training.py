@@ -107,7 +107,7 @@ def model_spec(options: ModelOptions, *, vocab_size: int, context: int, stack: S
         fields["halting"] = None
     fields["ngrams"] = options.ngrams.spec()
     encoder = fields.pop("encoder")
-    if options.layers == CAUSAL:
+    if "layers" not in options.model_fields_set:
         fields["layers"] = {"decoder": CAUSAL, "encoder": WHOLE, "encoder-decoder": LOOKING}[stack]
     if stack != "encoder-decoder":
         if options.encoder != EncoderOptions():

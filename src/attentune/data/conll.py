@@ -103,25 +103,30 @@ def conll_records(
     tags: int | None = -1,
     scheme: Scheme | None = None,
     strict: bool = False,
+    raw: bool = False,
     skip: int = 0,
 ) -> Generator[Record, None, None]:
-    """As `read_conll`, one sentence at a time, after the first `skip`. The file is read twice."""
+    """As `read_conll`, one sentence at a time, after the first `skip`. The file is read twice, `raw` once.
+
+    With `raw` the tags, which nobody asked for, stay as they stand, whatever they are.
+    """
     if scheme is not None and scheme not in SCHEMES:
         raise DataError(f"no scheme of tags is called {scheme!r}; {near(scheme, SCHEMES)}")
     survey = _Survey()
     width = _width(file, codec)
     tags = None if width == 1 and tags == -1 else tags
-    if tags is not None:
+    if tags is not None and not raw:
         for sentence in _sentences(file, codec, tokens, tags):
             survey.add(sentence)
     chosen = survey.scheme if scheme is None else scheme
     _report(file.name, survey, chosen, strict=strict)
-    for number, sentence in enumerate(_sentences(file, codec, tokens, tags)):
+    for number, sentence in enumerate(_sentences(file, codec, tokens, tags, raw=raw)):
         if number < skip:
             continue
         values = {TOKENS: [token for _, token, _ in sentence]}
         if tags is not None:
-            values[TAGS], _ = as_iob2([tag for _, _, tag in sentence], chosen)
+            found = [tag for _, _, tag in sentence]
+            values[TAGS] = found if raw else as_iob2(found, chosen)[0]
         yield Record(values, f"{file.name}, line {sentence[0][0]}")
 
 
@@ -150,7 +155,9 @@ def _width(file: DataFile, codec: str) -> int:
         return next((len(cells) for _, cells in lines if cells), 0)
 
 
-def _sentences(file: DataFile, codec: str, tokens: int, tags: int | None) -> Generator[Sentence, None, None]:
+def _sentences(
+    file: DataFile, codec: str, tokens: int, tags: int | None, *, raw: bool = False
+) -> Generator[Sentence, None, None]:
     sentence: Sentence = []
     for number, cells in _lines(file, codec):
         if not cells:
@@ -160,18 +167,19 @@ def _sentences(file: DataFile, codec: str, tokens: int, tags: int | None) -> Gen
             continue
         where = f"{file.name}, line {number}"
         token = _cell(cells, tokens, where, "tokens")
-        sentence.append((number, token, "" if tags is None else _cell(cells, tags, where, "tags")))
+        tag = "" if tags is None else _cell(cells, tags, where, "tags", empty=raw)
+        sentence.append((number, token, tag))
     if sentence:
         yield sentence
 
 
-def _cell(cells: list[str], column: int, where: str, what: str) -> str:
+def _cell(cells: list[str], column: int, where: str, what: str, *, empty: bool = False) -> str:
     if column == 0 or not -len(cells) <= column <= len(cells):
         raise DataError(
             f"{where} has {len(cells)} columns and so no column {column} of {what}; they count from 1 or -1"
         )
     value = cells[column - 1 if column > 0 else column]
-    if not value:
+    if not value and not empty:
         raise DataError(f"{where}: the column of {what} is empty; repair the line")
     return value
 

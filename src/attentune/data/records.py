@@ -185,7 +185,7 @@ def _records(
     if kind == "json":
         return _json_records(file, codec, names, skip)
     if kind == "conll":
-        return _having(names, conll_records(file, codec, skip=skip))
+        return _having(names, conll_records(file, codec, raw=TAGS not in names, skip=skip))
     if kind == "jsonl":
         rows = json_rows(file, codec, names, skip=skip)
     elif kind == "lines":

@@ -204,7 +204,7 @@ def parquet_rows(file: DataFile, choice: Choice, *, skip: int = 0) -> Rows:
                 number += rows
             wanted = [names[place] for place in dict.fromkeys(places.values())]
             for batch in table.iter_batches(_BATCH, row_groups=groups, columns=wanted):
-                columns = {name: _plain(pyarrow.types, batch.column(names[place])) for name, place in places.items()}
+                columns = {name: _plain(batch.column(names[place]).to_pylist()) for name, place in places.items()}
                 for row in range(batch.num_rows):
                     number += 1
                     if number > skip:
@@ -214,14 +214,27 @@ def parquet_rows(file: DataFile, choice: Choice, *, skip: int = 0) -> Rows:
 
 
 def _is_bytes(types: Any, kind: Any) -> bool:
-    return any(is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary))
+    """Whether it holds bytes, be it in a list or a mapping."""
+    inner = [kind.field(place).type for place in range(kind.num_fields)]
+    inner += [kind.value_type] if types.is_dictionary(kind) else []
+    own = any(is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary))
+    return own or any(_is_bytes(types, each) for each in inner)
 
 
-def _plain(types: Any, column: Any) -> list[Any]:
-    values: list[Any] = column.to_pylist()
-    if types.is_temporal(column.type) or types.is_decimal(column.type):
-        return [None if value is None else str(value) for value in values]
-    return values
+def _plain(value: Any) -> Any:
+    """Plain data of what Arrow gives: times and decimal numbers as text, in lists and mappings too."""
+    if isinstance(value, dict):
+        return {name: _plain(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+def table_line(cells: Sequence[Any]) -> str:
+    """The cells as a line of CSV, from which any reader gets them back."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerow(cells)  # whose own line end makes it quote a lone carriage return as well
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def line_rows(file: DataFile, codec: str, name: str, *, skip: int = 0) -> Rows:

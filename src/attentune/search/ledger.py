@@ -52,11 +52,11 @@ def ledger_text(trials: Iterable[TrialRecord]) -> str:
     """The ledger as CSV text, rows in the order of the trials' numbers."""
     records = sorted(trials, key=lambda trial: trial.number)
     names = list(dict.fromkeys(name for trial in records for name in trial.settings))
-    lines = [_line([*_BEFORE, *map(_column, names), *_AFTER])]
+    lines = [table_line([*_BEFORE, *map(_column, names), *_AFTER])]
     for trial in records:
         settings = [_cell(trial.settings[name]) if name in trial.settings else "" for name in names]
         before, after = ([_own_cell(trial, name) for name in own] for own in (_BEFORE, _AFTER))
-        lines.append(_line([*before, *settings, *after]))
+        lines.append(table_line([*before, *settings, *after]))
     return "".join(lines)
 
 
@@ -93,12 +93,6 @@ def _record(row: Mapping[str | None, str | None], path: Path, line: int) -> Tria
         return TrialRecord.model_validate({**own, "settings": settings})
     except (ValueError, AttentuneError) as error:
         raise StudyError(f"{path}, line {line}: {' '.join(str(error).split())}") from None
-
-
-def _line(cells: list[str]) -> str:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerow(cells)  # whose own line end makes it quote a lone carriage return as well
-    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _column(name: str) -> str:

@@ -25,21 +25,31 @@ def losses_left_out(
     predictions: Sequence[Prediction],
     records: Sequence[Record],
     *,
+    groups: Sequence[Sequence[int]] | None = None,
     slow: bool = False,
 ) -> tuple[float, ...]:
     """Minus the main figure of `score` without each of `PARTS` equal parts of the records, always the same ones.
+
+    `groups` are the places of records that stay together, such as the questions about one article: they are drawn
+    together, and are no more independent than one record. None: each record is drawn by itself.
 
     Where scoring is `slow`, such as that of texts, parts of enough records are scored by themselves, which takes no
     longer than to score all of them once. The mean of all parts but one stands for what these are worth together: of a
     mean over records it is the same, of BLEU nearly so.
 
-    Empty where that is not known: of a single record, or where some of the records have no score by themselves.
+    Empty where that is not known: of a single group, or where some of the records have no score by themselves.
     """
     count = len(records)
-    parts = min(PARTS, count)
+    together = [[place] for place in range(count)] if groups is None else groups
+    parts = min(PARTS, len(together))
     if parts < 2:
         return ()
-    part_of = np.random.default_rng(0).permutation(count) % parts
+    part_of, sizes = np.zeros(count, dtype=np.int64), [0] * parts
+    drawn = [together[number] for number in np.random.default_rng(0).permutation(len(together))]
+    for places in sorted(drawn, key=len, reverse=True):  # the large ones first, each into the smallest part
+        part = sizes.index(min(sizes))
+        part_of[list(places)] = part
+        sizes[part] += len(places)
     alone = slow and count >= FEWEST_ALONE * PARTS
     found = []
     for part in range(parts):

@@ -84,13 +84,15 @@ def optimize(
     what is left; what was measured and decided is stored, so that it is not decided again.
 
     Raises:
-        StudyError: `out` holds another study, or another process is at work on it; or no baseline could be trained.
+        StudyError: `out` holds another study, or files of something else that a study would replace; another process
+            is at work on it; or no baseline could be trained.
         DataError, SpecError: the text, the records or the spec cannot be used.
         StorageError: `out` cannot be written.
     """
     folder = prepare_folder(out)
     progress = progress or Quiet()
     with _locked(folder):
+        _refuse_foreign(folder)
         if not resume:
             _remove(folder)
         if spec.plugin is not None:
@@ -148,14 +150,16 @@ class _Study:
         self.progress.stage_started(
             "deployment", f"save the model of the {ARM_NAMES[finals.deployed]}, check it in a fresh process, report"
         )
-        model = trained_model(deployed_job(runs, finals, finals.deployed), self.spec, device=runs.device)
+        job = deployed_job(runs, finals, finals.deployed)
+        subject = job.subject  # of a fold: what the others hold, the model was trained on
+        model = trained_model(job, self.spec, device=runs.device)
         best = self.folder / BEST
-        result = self._result(runs, finals).replace(plan=plan_text(model), sample=self.subject.sample(model))
+        result = self._result(runs, finals).replace(plan=plan_text(model), sample=subject.sample(model))
         # The card describes the model that it lies beside.
         arm = {"winner": finals.winner, "tuned": finals.tuned, "baseline": finals.baseline}[finals.deployed]
         shipped = result.replace(winner=arm.replace(name="winner"))
         extra = {"run": {"study": result.name, "arm": finals.deployed, "seed": arm.seeds[0], "loss": arm.losses[0]}}
-        check = deploy(model, self.subject, best, card=model_card(shipped), extra=extra, plugin=self.spec.plugin)
+        check = deploy(model, subject, best, card=model_card(shipped), extra=extra, plugin=self.spec.plugin)
         answer = "the same logits" if check.passed else "different logits"
         stage = StageResult(
             name="deployment",
@@ -164,10 +168,10 @@ class _Study:
             seconds=check.seconds,
         )
         facts = {"study": f"the {finals.deployed} model of {self.folder.resolve().name}", "attention": arm.attention}
-        self.subject.report(model, self.folder / TASK_REPORT, facts)
+        subject.report(model, self.folder / TASK_REPORT, facts)
+        baseline = trained_model(deployed_job(runs, finals, "baseline"), self.spec, device=runs.device)
         pictures = ReportPictures(
-            baseline=self.subject.picture(trained_model(deployed_job(runs, finals, "baseline"), self.spec)),
-            winner=self.subject.picture(_winner_model(runs, finals, model)),
+            baseline=subject.picture(baseline), winner=subject.picture(_winner_model(runs, finals, model))
         )
         result = result.replace(deployment=check, stages=(*result.stages, stage), finished=datetime.now(UTC))
         write_report(result, pictures, self.folder / REPORT)
@@ -215,7 +219,7 @@ class _Study:
 def _winner_model(runs: Runs, finals: Finals, deployed: Any) -> Any:
     if finals.deployed == "winner" or finals.winner.attention == finals.tuned.attention:
         return deployed
-    return trained_model(deployed_job(runs, finals, "winner"), runs.spec)
+    return trained_model(deployed_job(runs, finals, "winner"), runs.spec, device=runs.device)
 
 
 def _claim(book: Book, spec: StudySpec, subject: Subject, folder: Path) -> None:
@@ -255,6 +259,13 @@ def _finished(folder: Path) -> StudyResult | None:
     if not path.is_file() or not (folder / REPORT).is_file() or not (folder / BEST).is_dir():
         return None
     return StudyResult.from_json(path.read_bytes(), where=str(path))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raises StudyError where the folder holds what a study would replace, and no study."""
+    held = [name for name in OWN if (folder / name).exists()]
+    if held and DATABASE not in held:
+        raise StudyError(f"{folder} holds {held[0]}, but no study ({DATABASE}) that it could be of; use another folder")
 
 
 def _remove(folder: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -64,6 +65,7 @@ def open_task(spec: StudySpec, *, progress: Callable[[str, int, int], None]) -> 
         validation_path=spec.validation_path,
         test_path=spec.test_path,
         drop_duplicates=spec.drop_duplicates,
+        folds=spec.folds > 0,
         progress=lambda done, total, *_: progress("reading", done, total),
     )
     if spec.folds:
@@ -169,7 +171,8 @@ class TaskSubject(Subject):
                 scores = self.fitted.score(predictions, held)
                 figures, value = dict(scores.values), scores.value
             if final:
-                left_out = losses_left_out(self.fitted.score, predictions, held, slow=by_loss)
+                groups = Groups.of(self.fitted.task, held).places
+                left_out = losses_left_out(self.fitted.score, predictions, held, groups=groups, slow=by_loss)
         figures["loss"] = best.loss
         if self.parts.test:
             figures |= {f"test {name}": one for name, one in self._score(model, self.parts.test).values.items()}
@@ -244,7 +247,9 @@ class TaskSubject(Subject):
         validation = [one for one, fold in zip(records, drawn, strict=True) if fold == number]
         source = TaskSource(self.fitted, kept, validation)
         parts = Parts(kept, validation, self.parts.test)
-        return TaskSubject(self.fitted, parts, source, self.measure, self.counts, self.passes)
+        twice = {name: count for name, count in self.counts.duplicates.items() if name == "test"}
+        counts = replace(self.counts, train=len(kept), validation=len(validation), duplicates=twice)
+        return TaskSubject(self.fitted, parts, source, self.measure, counts, self.passes)
 
     def most_steps(self, run: RunSpec) -> int:
         return max(1, round(self._source.buckets(run).per_pass * self.passes))

@@ -7,8 +7,6 @@ counted bytes is cut off. At the end OUTPUT.partial becomes OUTPUT.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, final
 
 from attentune.data.records import Record
+from attentune.data.tables import table_line
 from attentune.errors import DataError, StorageError
 from attentune.models.storage import atomic_write, storage_errors
 from attentune.tasks.task import Prediction
@@ -55,20 +54,17 @@ class Rows:
         """
         if self.format == "jsonl":
             return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
-        held = io.StringIO()
-        begins = self.header is None
+        lines = []
         if self.header is None and rows:
             self.header = tuple(rows[0])
-        writer = csv.DictWriter(held, self.header or (), restval="", lineterminator="\n")
-        if begins and rows:
-            writer.writeheader()
+            lines.append(table_line(self.header))
         for row in rows:
             if odd := sorted(row.keys() - set(self.header or ())):
                 raise DataError(
                     f"a row has a column {odd[0]!r} that the first has not; write JSON lines (--format jsonl)"
                 )
-            writer.writerow({name: _cell(value) for name, value in row.items()})
-        return held.getvalue()
+            lines.append(table_line([_cell(row.get(name, "")) for name in self.header or ()]))
+        return "".join(lines)
 
 
 def _cell(value: Any) -> Any:
@@ -78,8 +74,11 @@ def _cell(value: Any) -> Any:
 
 
 def paths_of(output: str | Path) -> tuple[Path, Path, Path]:
-    """The files that an `AnswerFile` writes: the output, and what stands beside it until it is whole."""
-    whole = Path(output)
+    """The files that an `AnswerFile` writes: the output, and what stands beside it until it is whole.
+
+    Of a symbolic link it is what the link leads to.
+    """
+    whole = Path(os.path.realpath(output)) if os.path.islink(output) else Path(output)
     return whole, whole.with_name(f"{whole.name}.partial"), whole.with_name(f"{whole.name}.partial.json")
 
 
@@ -99,6 +98,11 @@ class AnswerFile:
         with storage_errors(self.output):
             if self.output.is_dir():
                 raise StorageError(f"cannot write {self.output}: it is a folder; name a file")
+            if self.output.exists() and not self.output.is_file():
+                raise StorageError(
+                    f"cannot write {self.output}: it is a device or a pipe, not a file; name a file, or - for the "
+                    "standard output"
+                )
             if not self.output.parent.is_dir():
                 raise StorageError(
                     f"cannot write {self.output}: there is no folder {self.output.parent}; make it first"

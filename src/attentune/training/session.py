@@ -129,6 +129,7 @@ class Session:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "kernels": chosen_kernels(self.model),
+            "device": self.device.type,
         }
         tensors = {"model": weights, "optimizer": self.optimizer.tensors(), "run": run_tensors}
         save_snapshot(self.folder, Snapshot(self.step, tensors, progress))
@@ -140,12 +141,14 @@ class Session:
         if snapshot is None:
             return
         progress, stored = snapshot.progress, snapshot.tensors["run"]
-        require_same(progress["identity"], self.identity(), self.folder)
+        identity = self.identity()
+        require_same(_read_anywhere(progress["identity"], identity), identity, self.folder)
         here = {"threads": torch.get_num_threads(), "torch": torch.__version__}
         changed = [f"{name} {progress[name]}, now {here[name]}" for name in here if progress[name] != here[name]]
         if changed:
             warnings.warn(f"resuming with {'; '.join(changed)}: losses may differ in their last bits", stacklevel=3)
-        choose_kernels(self.model, progress.get("kernels", {}))  # a machine measured meanwhile would choose others
+        if progress.get("device", self.device.type) == self.device.type:  # another one has kernels of its own
+            choose_kernels(self.model, progress.get("kernels", {}))  # a machine measured meanwhile would choose others
         load_tensors(self.model, snapshot.tensors["model"])
         self.optimizer.load_tensors(snapshot.tensors["optimizer"])
         self.step = snapshot.step
@@ -217,3 +220,11 @@ def resolved_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _read_anywhere(stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+    """`stored` with the path that the data are read from now, if they are the same: files may be moved."""
+    if stored.get("data") != current["data"]:
+        return stored
+    run = stored["run"]
+    return {**stored, "run": {**run, "data": {**run["data"], "path": current["run"]["data"]["path"]}}}

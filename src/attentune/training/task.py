@@ -71,9 +71,12 @@ def read_parts(
     validation_path: str | None,
     test_path: str | None,
     drop_duplicates: bool,
+    folds: bool = False,
     progress: Reading | None = None,
 ) -> tuple[Parts, Counts]:
     """The records of each part; without a file of their own, those to validate by are drawn from the training records.
+
+    With `folds` the validation records will be trained on too, so that test records must not stand among them either.
 
     Raises:
         DataError: a file cannot be read, with its line; or `data` names none.
@@ -88,14 +91,16 @@ def read_parts(
     else:
         train, validation = drawn_apart(task, train, data.validation)
     _warn_of_unmeasured(task, train, validation)
-    parts = {"validation": validation, "test": test}
+    learned = {"validation": train, "test": [*train, *validation] if folds else train}
     found = {
-        name: duplicates(train, others, task.asked, names=("training", name), warn=not drop_duplicates)
-        for name, others in parts.items()
+        name: duplicates(learned[name], others, task.asked, names=("training", name), warn=not drop_duplicates)
+        for name, others in (("validation", validation), ("test", test))
     }
     twice = {name: len(one.test) for name, one in found.items() if one.test}
     if drop_duplicates:
-        train = without(train, {place for one in found.values() for place in one.train})
+        dropped, count = {place for one in found.values() for place in one.train}, len(train)
+        train = without(train, dropped)
+        validation = without(validation, {place - count for place in dropped if place >= count})
     return Parts(train, validation, test), Counts(len(train), len(validation), len(test), twice, drop_duplicates)
 
 
