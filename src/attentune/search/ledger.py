@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from attentune.data.tables import table_line
 from attentune.errors import AttentuneError, StudyError, near
 from attentune.models.storage import atomic_write
 from attentune.search.result import Curve, Scalar, TrialRecord
