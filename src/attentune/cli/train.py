@@ -11,7 +11,7 @@ from attentune.cli.parsing import CommandOptions
 from attentune.cli.task_defaults import is_language
 from attentune.cli.words import UsageError
 from attentune.spec.ngrams import NgramSpec
-from attentune.spec.run import RunSpec
+from attentune.spec.run import DataSpec, RunSpec
 from attentune.spec.value import Frozen
 
 EXAMPLES = """
