@@ -49,7 +49,7 @@ format: setup ## write the house format, and repair what ruff can
 slow: setup ## the tests that take minutes
 	$(PYTEST) -m slow
 
-bench: setup ## the measurements of docs/benchmarks.md, on this machine
+bench: setup ## the scripts of benchmarks/, on this machine
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 setup: $(STAMP)
