@@ -199,6 +199,27 @@ def test_evaluate_finds_what_training_found(
     assert "precision" in capsys.readouterr().out
 
 
+def test_an_evaluation_writes_over_evaluations_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trained: Path, files: Path, tmp_path: Path
+) -> None:
+    line = ["evaluate", str(trained), "--data", str(files / "test.csv"), "--out"]
+    before = {name: (trained / name).read_bytes() for name in ("report.md", "result.json")}
+    for strange in ("checkpoints", "model", "seed-3", "study.db", "report.md"):
+        (tmp_path / strange / strange).mkdir(parents=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "result.json").write_text("{}")
+    out = tmp_path / "of-itself"
+    assert main([*line, str(out)]) == 0
+    assert main([*line, str(out)]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("attentune.cli.task_measuring.load", None)  # refused before anything is predicted
+    names = ("checkpoints", "model", "seed-3", "study.db", "report.md", "foreign")
+    for folder in (trained, *(tmp_path / name for name in names)):
+        assert main([*line, str(folder)]) == 2
+        assert "is of no evaluation; name another folder with --out" in capsys.readouterr().err
+    assert before == {name: (trained / name).read_bytes() for name in before}
+
+
 def test_predictions_are_those_of_python(
     capsys: pytest.CaptureFixture[str], trained: Path, files: Path, tmp_path: Path
 ) -> None:
@@ -369,6 +390,21 @@ def test_a_pipe_is_predicted(
         (["train", "--task", "classify()"], "name their file with --data"),
         (["train", "--task", "classify()", "--data", "absent.csv"], "absent.csv"),
         (["train", "--task", "classify()", "--data", "TRAIN", "--data.column", "x"], "data.column is for language"),
+        (
+            ["train", "--task", "classify()", "--data", "TRAIN", "--evaluate-tokens", "9"],
+            "--evaluate-tokens is for lang",
+        ),
+        (
+            ["train", "--task", "classify()", "--data", "TRAIN", "--validation-path", "ODD", "--data.validation", ".3"],
+            "data.validation=0.3 would be drawn from the training records, but those to validate by are of ODD; say",
+        ),
+        (
+            [
+                *("optimize", "--task", "classify()", "--data", "TRAIN", "--validation-path", "ODD"),
+                *("--data.validation", ".3", "--out", "STUDY"),
+            ],
+            "data.validation=0.3 would be drawn from the training records",
+        ),
         (["train", "--epochs", "3"], "--epochs needs a --task"),
         (["train", "--data.tokenizer", "word"], "are for tasks"),
         (["train", "--task", "classify()", "--data", "TRAIN", "--model.encoder.depth", "2"], "no second stack"),
@@ -396,6 +432,7 @@ def test_mistakes_are_one_line(
         "MODEL": trained,
         "OUT": tmp_path / "answers.jsonl",
         "FOLDER": tmp_path,
+        "STUDY": tmp_path / "study",
         "ODD": odd,
         "OTHER": other,
     }

@@ -273,6 +273,34 @@ def test_files_of_other_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "tokens"),
+    [
+        ("Angela Merkel visited Paris yesterday .\n", ["Angela Merkel visited Paris yesterday ."]),
+        ("We met Mr Bell .\n\nHe left .\n", ["We met Mr Bell .", "", "He left ."]),
+        ("我 爱 北京 。\n他 来 了\n", ["我 爱 北京 。", "他 来 了"]),
+        ("Hello\n", ["Hello"]),
+        ("Bell O\nParis B-city\n", [["Bell", "Paris"]]),
+        ("Bell NNP O\n\nParis NNP B-city\n", [["Bell"], ["Paris"]]),
+        ("Bell\tNNP\n\nParis\tNNP\n", [["Bell"], ["Paris"]]),
+        ("-DOCSTART- -X-\n\nBell NNP\n", [["Bell"]]),
+        ("我\n爱\n\n他\n！！\n", [["我", "爱"], ["他", "！！"]]),
+    ],
+)
+def test_lines_are_tokens_only_where_they_look_like_it(tmp_path: Path, content: str, tokens: list[Any]) -> None:
+    assert [one["tokens"] for one in values(write(tmp_path / "a.txt", content), ("tokens",))] == tokens
+
+
+@pytest.mark.parametrize("content", ["我爱北京。\n他来了。\n", "我爱北京。\n\n他来了，又走了。\n", "I go\nyou stay\n"])
+def test_lines_that_may_be_tokens_or_texts_are_refused(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path / "a.txt", content)
+    message = failure(path, ("tokens",))
+    assert message.startswith(f"{path}: neither its ending nor its lines tell whether each is a token or a text")
+    assert message.endswith("name the format (of predict: --input-format): conll or lines")
+    lines = content.split("\n")[:-1]
+    assert [one["tokens"] for one in values(path, ("tokens",), format="lines")] == lines
+
+
+@pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
         (("text",), {"format": "xlsx"}, "no format is called 'xlsx'; known: conll, csv"),

@@ -167,6 +167,19 @@ def test_what_a_score_counts(records: Path, tmp_path: Path) -> None:
     assert hidden.measure.answers == tokens > len(held)
 
 
+def test_records_with_nothing_to_hide_are_passed_over(tmp_path: Path) -> None:
+    for name, word in (("train", "tea"), ("validation", "milk")):
+        lines = [word, word, word, *(f"{word} number {n} is hot" for n in range(20))]
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = DataSpec(path=str(tmp_path / "train.txt"), tokenizer="word", vocab_size=300)
+    spec = tiny_task(tmp_path, task="mlm", data=data, validation_path=str(tmp_path / "validation.txt"))
+    hidden = open_task(spec, progress=lambda *_: None)
+    assert hidden.measure.name == "accuracy"
+    model = hidden.models.build(model_spec(baseline_recipe(spec, "encoder"), spec, hidden.models), seed=0)
+    probed = hidden.probe(model)
+    assert [len(one["text"].split()) > 1 for one in json.loads(probed.records)] == [True] * 3
+
+
 def test_figures_in_per_cent_say_so(tmp_path: Path) -> None:
     pytest.importorskip("sacrebleu")
     measure = open_task(translation(tmp_path / "numbers.tsv"), progress=lambda *_: None).measure

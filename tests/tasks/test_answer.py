@@ -20,7 +20,7 @@ from attentune.mechanisms import layer
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
 from attentune.tasks._answer_scores import best_of, best_threshold, exact, f1, normalised
-from attentune.tasks._answer_words import Frequencies, marks_of, sentence_ends, words_of
+from attentune.tasks._answer_words import Frequencies, _nearness, marks_of, sentence_ends, words_of
 from attentune.tasks._reader import Reader, best_spans
 from attentune.tasks._word_overlap import sliding_window
 from attentune.tasks.answer import Answer, FittedAnswer
@@ -138,6 +138,22 @@ def test_marks_tell_what_of_the_question_stands_where() -> None:
     assert marks_of(context, "?", places, frequencies).tolist() == [1] * 7
     assert sentence_ends("One. Two!  Three") == [5, 11, 16]
     assert [word.form for word in words_of("Ab 天地 c-d")] == ["ab", "天", "地", "c", "d"]
+
+
+def test_the_words_of_many_sentences_are_gone_through_once() -> None:
+    class Counted(list[Any]):
+        times = 0
+
+        def __iter__(self) -> Any:
+            self.times += 1
+            return super().__iter__()
+
+    context = "the king. " * 5 + "the king of. " + "nothing. " * 5
+    frequencies = Frequencies(100, {"the": 90, "of": 80, "king": 3})
+    held = Counted(word for word in words_of(context) if word.form != "nothing")
+    classes = _nearness(held, sentence_ends(context), len(context) + 1, frequencies)
+    assert held.times == 2
+    assert classes.tolist() == [2] * 50 + [3] * 13 + [0] * 46
 
 
 @pytest.mark.parametrize("text", ["Der Ärger: naïve Köln…  天地 🙂 e\u0301te\u0301 x\r\n\t y", "A\ud800b c"])

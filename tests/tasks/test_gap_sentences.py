@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from attentune.errors import DataError
 from attentune.mechanisms import layer
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
+from attentune.tasks import gap_sentences
 from attentune.tasks._sentences import overlap, sentences_of, words_of
 from attentune.tasks.answers import Rows
 from attentune.tasks.folder import load, save_task_model
@@ -107,6 +109,28 @@ def test_a_model_learns_to_write_what_is_missing(tmp_path: Path) -> None:
     assert fitted.score(answers, mixed).values == fitted.score(answers[:1], mixed[:1]).values
     assert mean_loss(loaded.model, loaded.fitted, source.validation, tokens=500) == pytest.approx(scores.values["loss"])
     torch.testing.assert_close(dict(loaded.model.named_parameters()), dict(model.named_parameters()))
+
+
+def test_batches_of_losses_are_bounded_by_their_longer_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [
+        Record({"text": "The rain fell and fell on all of the wood. " * n + "It fell."}, "x") for n in range(2, 9)
+    ]
+    fitted = GapSentences().fit(records, DATA, context=200)
+    layers = (layer("heads=2, position=rotary, mask=causal"),)
+    model = fitted.build(fitted.complete(ModelSpec(vocab_size=1, width=16, depth=1, layers=layers)), seed=0)
+    examples = [fitted.example(one) for one in records]
+    whole = fitted._tallies(model, examples)
+    sizes, batch = [], fitted.inner.batch
+
+    def watched(part: Any, device: torch.device) -> Any:
+        sizes.append(len(part) * max(max(len(one.targets), len(one.source)) for one in part))
+        return batch(part, device)
+
+    monkeypatch.setattr(gap_sentences, "SCORED_TOKENS", 100)
+    monkeypatch.setattr(fitted.inner, "batch", watched)
+    for one, alike in zip(fitted._tallies(model, examples), whole, strict=True):
+        assert one.nats == pytest.approx(alike.nats, rel=1e-4)
+    assert len(sizes) > 1 and max(sizes) <= 100
 
 
 @pytest.mark.filterwarnings("ignore::attentune.data.encoding.DataWarning")

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,10 @@ from attentune.tasks._masking import masked
 from attentune.tasks.answers import Rows
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.gap_sentences import GapSentences
-from attentune.tasks.mlm import FittedMlm, Mlm
+from attentune.tasks.mlm import LEAST, FittedMlm, Mlm
 from attentune.tasks.reading import read
 from attentune.tasks.registry import read_task
+from attentune.tasks.task import Example
 from attentune.training.loop import train
 from attentune.training.task_source import TaskSource
 
@@ -165,6 +167,26 @@ def test_long_texts_are_read_in_parts_and_empty_ones_not_at_all() -> None:
         known.example(Record({"text": "  "}, "line 2"))
     with pytest.raises(DataError, match="the records to measure by hold nothing"):
         TaskSource(known, texts(3), [Record({"text": ""}, "line 4")])
+
+
+@pytest.mark.parametrize(("tokenizer", "text"), [("char", "我们去海边看日出吧。"), ("bpe", "moonpeppersunbutterdog")])
+def test_a_text_of_several_parts_comes_back_whole(tokenizer: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Record({"text": text}, "x")
+    known = Mlm().fit([*texts(40), *[record] * 5], DataSpec(tokenizer=tokenizer, vocab_size=300), context=64)
+    model = known.build(known.complete(small(64)), seed=0)
+
+    def knowing(model: Any, examples: list[Example]) -> list[torch.Tensor]:
+        targets = [torch.from_numpy(one.targets[one.targets != IGNORED]) for one in examples]
+        return [torch.nn.functional.one_hot(each, known.tokenizer.vocab_size).float() for each in targets]
+
+    monkeypatch.setattr(known, "_logits", knowing)
+    length = len(known.tokenizer.encode(text))
+    for context in range(3, length + 1):
+        known.context = context
+        lengths = [one.length for one in known.examples(record)]
+        assert (sum(lengths), len(lengths)) == (length, -(-length // context))
+        assert min(lengths) >= LEAST and max(lengths) <= context
+        assert known.predict(model, [record])[0].value == text
 
 
 def test_masks_behind_a_context_are_filled_and_texts_of_unknown_words_have_nothing_to_restore() -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sys
+import weakref
 from math import log
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from attentune.mechanisms import layer
 from attentune.models.checkpoint import WEIGHTS
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec, OptimizerSpec, RunSpec, ScheduleSpec
+from attentune.tasks import _ranking, retrieve
 from attentune.tasks._matcher import Matcher
-from attentune.tasks._ranking import bm25, ranked, score_rankings, score_similarities
+from attentune.tasks._ranking import best_cut, bm25, ranked, score_rankings, score_similarities
 from attentune.tasks.folder import load, save_task_model
 from attentune.tasks.retrieve import COLLECTION, FittedRetrieve, Retrieve
 from attentune.tasks.task import Prediction
@@ -273,6 +275,38 @@ def test_bm25_by_hand() -> None:
     expected = [weight * n / (n + 1.5 * (1 - 0.75 + 0.75 * size / mean)) for n, size in ((1, 2), (2, 3))]
     assert scores.tolist() == pytest.approx([*expected, 0.0], rel=1e-4)
     assert nothing.tolist() == [0, 0, 0]
+
+
+def test_baselines_never_hold_all_questions_against_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bm25s", reason="the baseline needs bm25s")
+    records = [Record({"question": f"who has {n}", "answer": f"{n} and {n % 5}"}, f"line {n}") for n in range(40)]
+    known = Retrieve().fit(records, WORDS, context=16)
+    whole = known.baseline(records, records)
+    tables: dict[int, Any] = {}
+    most = 0
+
+    def watched(row: np.ndarray[Any, Any], texts: list[str], top: int) -> Prediction:
+        nonlocal most
+        table = row if row.base is None else row.base
+        tables[id(table)] = weakref.ref(table)
+        del table
+        most = max(most, sum(held.size for one in tables.values() if (held := one()) is not None))
+        return ranked(row, texts, top)
+
+    monkeypatch.setattr(retrieve, "ranked", watched)
+    monkeypatch.setattr(_ranking, "QUESTIONS", 3)
+    found = known.baseline(records, records)
+    assert most <= 2 * 3 * 40
+    assert {name: one.values for name, one in found.items()} == {name: one.values for name, one in whole.items()}
+
+
+def test_the_cut_is_the_first_of_the_best() -> None:
+    drawn = np.random.default_rng(4)
+    for count in (1, 2, 7, 60):
+        values, alike = drawn.integers(9, size=count) / 8, drawn.random(count) < 0.5
+        cuts = np.unique(values)
+        assert best_cut(values, alike) == cuts[int(np.argmax([((values >= cut) == alike).mean() for cut in cuts]))]
+    assert best_cut(np.array([0.2, 0.4, 0.6, 0.8]), np.array([False, True, False, True])) == 0.4
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
 from attentune.spec.run import DataSpec
 from attentune.tasks.summarize import Summarize
@@ -39,6 +40,18 @@ def test_words_of_any_script() -> None:
         Summarize(words=words).measure(["我们去海边"], [["我们去学校"]]).value for words in ("unicode", "english")
     )
     assert unicode == pytest.approx(60) and english == 0.0
+
+
+def test_summaries_that_english_words_leave_out_are_told_of() -> None:
+    def records(text: str) -> list[Record]:
+        return [Record({"source": text, "target": text}, f"line {n}") for n in range(3)]
+
+    for text in ("2023年我们去海边看日出。", "Мы едем к морю в 2023."):
+        with pytest.warns(DataWarning, match=r"column 'target': most texts are of other letters .*: words=unicode"):
+            Summarize().fit(records(text), DATA, context=64)
+        Summarize(words="unicode").fit(records(text), DATA, context=64)
+    for text in ("Où est passé l'été?", "12 %"):
+        Summarize().fit(records(text), DATA, context=64)
 
 
 def test_the_first_sentences_of_a_list_or_a_text() -> None:

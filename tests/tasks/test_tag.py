@@ -191,6 +191,9 @@ def test_tags_of_single_words_have_an_accuracy() -> None:
         ({"tokens": ["a"], "tags": ["B-cty"]}, "line 7: tag 'B-cty' does not occur.*did you mean 'B-city'"),
         ({"tokens": [], "tags": []}, "line 7: column 'tokens' holds no tokens"),
         ({"tokens": 3, "tags": []}, "line 7: column 'tokens' holds no list"),
+        ({"tokens": ["a"], "tags": 3}, "line 7: column 'tags' holds 3, not a list of tags"),
+        ({"tokens": ["a"], "tags": True}, "line 7: column 'tags' holds True, not a list of tags"),
+        ({"tokens": ["a"], "tags": None}, "line 7: 1 tokens but 0 tags"),
         ({"tags": []}, "line 7 has no column 'tokens'"),
     ],
 )
@@ -198,6 +201,14 @@ def test_what_cannot_be_learned_from_is_named(values: dict[str, Any], says: str)
     known = fitted(sentences(20, 1))
     with pytest.raises(DataError, match=says):
         known.example(Record(values, "x.conll, line 7"))
+
+
+@pytest.mark.parametrize(("tags", "odd"), [(["B-name", "O", "NN", "B-city"], "NN"), (["o", "B-name"], "o")])
+def test_tags_of_another_form_are_named_where_entities_are_counted(tags: list[str], odd: str) -> None:
+    known = fitted(sentences(20, 1))
+    record = Record({"tokens": ["a"] * len(tags), "tags": tags}, "x.jsonl, line 7")
+    with pytest.raises(DataError, match=f"x.jsonl, line 7: tag '{odd}' is neither O nor, as in training, B-"):
+        known.score([Prediction(["O"] * len(tags))], [record])
 
 
 @pytest.mark.filterwarnings("ignore::attentune.data.encoding.DataWarning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from attentune.models.encoder_decoder import EncoderDecoder
 from attentune.spec.run import DataSpec
 from attentune.tasks._translations import score_translations, split_words
 from attentune.tasks.task import Prediction
+from attentune.tasks.transduce import Transduce
 from attentune.tasks.translate import Translate
 from attentune.training.loop import train
 from attentune.training.task_source import TaskSource
@@ -196,6 +198,16 @@ def test_bleu_by_hand_and_with_several_references() -> None:
     chinese = score_translations(["我们去海边"], [["我们去海边。"]], tokenize="zh", lowercase=False)
     assert "tokenised_bleu" not in chinese.values
     assert chinese.value > 50 and "tok:zh" in chinese.signatures["bleu"]
+
+
+@pytest.mark.parametrize("task", [Translate, Transduce])
+def test_words_that_nothing_parts_are_told_of(task: Any) -> None:
+    texts = ["2023年我们去海边看日出。", "海を見に行った。", "ok"]
+    records = [Record({"source": "the sea", "target": text}, f"line {n}") for n, text in enumerate(texts)]
+    with pytest.warns(DataWarning, match=r"column 'target': most texts are Chinese or Japanese.*say tokenize=zh, or"):
+        task().fit(records, DATA, context=64)
+    task(tokenize="zh").fit(records, DATA, context=64)
+    task(source="target", target="source").fit(records, DATA, context=64)
 
 
 def test_words_and_marks_apart() -> None:

@@ -19,11 +19,16 @@ from attentune.spec.run import DataSpec
 from attentune.tasks.folder import load
 from attentune.tasks.reading import read
 
+OF_TRAINING = ("checkpoints", "model", "seed-*", "study.db")  # what a training or a study leaves in its folder
+WRITTEN = ("report.md", "result.json")
+
 
 def measure_task(options: Options, folder: Path) -> None:
     """Score the model on the records, and print the figures; `out` then holds the report."""
     if options.data is None:
         raise UsageError("name the file of records with --data")
+    if options.out is not None:
+        _refuse_overwriting(options.out)
     if options.plugin is not None:
         load_plugin(options.plugin, registry)
     model = load(folder, device=pick_device(options.device))
@@ -56,3 +61,20 @@ def measure_task(options: Options, folder: Path) -> None:
         print("\n".join(report.lines()))
         if scores.text:
             print(f"\n{scores.text.rstrip()}")
+
+
+def _refuse_overwriting(out: Path) -> None:
+    """Raises UsageError where a training or a study stands in the folder, or files that no evaluation has left."""
+    strange = [name for name in OF_TRAINING if any(out.glob(name))]
+    if not strange and not _is_evaluation(out / "result.json"):
+        strange = [name for name in WRITTEN if (out / name).exists()]
+    if strange:
+        raise UsageError(f"{out / strange[0]} is of no evaluation; name another folder with --out")
+
+
+def _is_evaluation(result: Path) -> bool:
+    try:
+        held = json.loads(result.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and isinstance(held.get("data"), str) and "count" in held

@@ -46,6 +46,10 @@ def train_on_task(options: Options, text: str) -> None:
     for name in OF_TEXT:
         if getattr(options.data, name):
             raise UsageError(f"data.{name} is for language models: it does nothing for a task")
+    if options.evaluate_tokens != RunSpec.model_fields["evaluate_tokens"].default:
+        raise UsageError(
+            "--evaluate-tokens is for language models: a task is measured on all of its validation records"
+        )
     _refuse_overwriting(options.out)
     device = pick_device(options.device)
     run = RunSpec(**{name: getattr(options, name) for name in RunSpec.model_fields})

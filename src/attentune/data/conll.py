@@ -18,8 +18,8 @@ from attentune.errors import DataError, near
 TOKENS, TAGS = "tokens", "tags"
 """The columns that a record has; of a file without tags the first alone."""
 
-_SPACE = " \t\r\n\ufeff"  # not those that may be tokens, such as the ideographic space
-_DOCUMENT = "-DOCSTART-"
+SPACE = " \t\r\n\ufeff"  # not those that may be tokens, such as the ideographic space
+DOCUMENT = "-DOCSTART-"
 _SHOWN = 5  # lines in a warning
 _GUESSED: tuple[Scheme, ...] = ("iob2", "iob1", "bioes")  # the first of those that are broken least
 
@@ -189,8 +189,8 @@ def _lines(file: DataFile, codec: str) -> Generator[tuple[int, list[str]], None,
     tabs: bool | None = None
     width = 0
     for number, line in enumerate(file.lines(codec), start=1):
-        stripped = line.strip(_SPACE)
-        if not stripped or stripped.startswith(_DOCUMENT):
+        stripped = line.strip(SPACE)
+        if not stripped or stripped.startswith(DOCUMENT):
             yield number, []
             continue
         tabs = "\t" in line if tabs is None else tabs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -84,6 +85,11 @@ def _passes(spec: StudySpec) -> float:
     return MOST_PASSES if spec.epochs is None else spec.epochs
 
 
+def _telling(fitted: Fitted, records: Sequence[Record], most: int) -> list[Record]:
+    """The first records that a model has anything to say of: a text of one token has none to be hidden."""
+    return list(itertools.islice((one for one in records if fitted.examples(one)), most))
+
+
 def _measure(fitted: Fitted, source: TaskSource, parts: Parts, folds: int) -> Measure:
     """What the task calls its main figure, which an untrained model of one layer has as well.
 
@@ -91,7 +97,7 @@ def _measure(fitted: Fitted, source: TaskSource, parts: Parts, folds: int) -> Me
     """
     plain = layer("heads=1, mask=causal" if fitted.task.stack == "encoder-decoder" else "heads=1, mask=full")
     model = fitted.build(fitted.complete(ModelSpec(vocab_size=1, width=8, depth=1, layers=(plain,))), seed=0)
-    few = list(parts.validation[:2])
+    few = _telling(fitted, parts.validation, 2)
     scores = fitted.score(fitted.predict(model, few), few)
     name = scores.main
     answers = len(parts.validation) + (len(parts.train) if folds else 0)
@@ -297,7 +303,7 @@ class TaskSubject(Subject):
         save_task_model(folder, model, getattr(model, "spec"), self.fitted, card=card, extra=extra)  # noqa: B009
 
     def probe(self, model: nn.Module) -> Probe:
-        plain = [dict(one.values) for one in self.parts.validation[:PROBED]]
+        plain = [dict(one.values) for one in _telling(self.fitted, self.parts.validation, PROBED)]
         text = json.dumps(plain, ensure_ascii=False, default=str)
         with torch.no_grad():
             return Probe(logits_of(model.eval(), self.fitted, json.loads(text)), records=text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
@@ -89,9 +89,11 @@ def _nearness(
 ) -> Int[np.ndarray, " L"]:
     """The class of the sentence that each character stands in: 0 for the least overlap, then as in NEARNESS."""
     of_word = np.searchsorted(ends, [word.start for word in held], side="right")
+    of_sentence: dict[int, set[str]] = defaultdict(set)
+    for word, sentence in zip(held, of_word.tolist(), strict=True):
+        of_sentence[sentence].add(word.form)
     overlap = np.zeros(len(ends))
-    for sentence in set(of_word.tolist()):
-        forms = {word.form for word, place in zip(held, of_word, strict=True) if place == sentence}
+    for sentence, forms in of_sentence.items():
         overlap[sentence] = sum(frequencies.weight(form) for form in sorted(forms))
     best = overlap.max()
     classes = np.searchsorted(NEARNESS, overlap / best + 1e-9, side="right") if best > 0 else np.zeros(len(ends))

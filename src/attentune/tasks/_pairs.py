@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import model_validator
 
+from attentune.data.encoding import DataWarning
 from attentune.data.records import Record
 from attentune.errors import DataError
-from attentune.tasks._sequences import SequenceTask, texts_of
+from attentune.spec.run import DataSpec
+from attentune.tasks._sequences import FittedSequences, SequenceTask, texts_of
 from attentune.tasks._texts import Column
+
+LOOKED_AT = 1000  # targets whose script is looked at
 
 
 class PairTask(SequenceTask):
@@ -39,6 +45,17 @@ class PairTask(SequenceTask):
     @property
     def read_column(self) -> str:
         return self.source
+
+    def fit(self, records: Sequence[Record], data: DataSpec, *, context: int) -> FittedSequences:
+        doubt = self.misread([self.references(one)[0] for one in records[:LOOKED_AT]])
+        if doubt is not None:
+            warnings.warn(f"column {self.target!r}: {doubt}", DataWarning, stacklevel=2)
+        return super().fit(records, data, context=context)
+
+    def misread(self, texts: Sequence[str]) -> str | None:
+        """What the figures would not see of such targets, and the option that mends it; None where all is well."""
+        del texts
+        return None
 
     def references(self, record: Record) -> list[str]:
         """The texts in `target`. Raises DataError where there is none."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from attentune.data.records import Record
 from attentune.errors import DataError
@@ -19,6 +19,7 @@ from attentune.tasks.task import Array, Prediction, Scores
 DEPTH = 1000  # places of a ranking that are kept: what stands behind counts as not found
 CUTS = (1, 5, 10)
 SHOWN = 20  # mistakes
+QUESTIONS = 256  # held against the collection at once
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,10 @@ def score_similarities(
     return Scores(values, "accuracy")
 
 
-def bm25(texts: Sequence[str], asked: Sequence[str]) -> list[Float[np.ndarray, " N"]]:
+def bm25(texts: Sequence[str], asked: Sequence[str]) -> Iterator[Float[np.ndarray, " N"]]:
     """BM25 of each text for each question (Robertson and Walker, 1994), words as they are but for capital letters.
+
+    The rows are made one at a time: as a table they are questions x texts.
 
     Raises:
         MissingExtraError: bm25s is not installed.
@@ -132,11 +135,25 @@ def bm25(texts: Sequence[str], asked: Sequence[str]) -> list[Float[np.ndarray, "
     known = [_forms(text) for text in texts]
     table.index(known, show_progress=False)
     held = {form for text in known for form in text}
-    found = []
     for question in asked:
         forms = [form for form in _forms(question) if form in held]
-        found.append(np.asarray(table.get_scores(forms), dtype=np.float64) if forms else np.zeros(len(texts)))
-    return found
+        yield np.asarray(table.get_scores(forms), dtype=np.float64) if forms else np.zeros(len(texts))
+
+
+def cosine_rows(asked: Any, texts: Any) -> Iterator[Float[np.ndarray, " N"]]:
+    """The cosine of each text for each question, both sparse rows of length 1, one question at a time."""
+    columns = texts.T.tocsr()
+    for start in range(0, asked.shape[0], QUESTIONS):
+        yield from (asked[start : start + QUESTIONS] @ columns).toarray()
+
+
+def best_cut(values: Float[np.ndarray, " N"], alike: Bool[np.ndarray, " N"]) -> float:
+    """The least of `values` from which on they count as alike, where most are right; of equal cuts the first."""
+    cuts, places = np.unique(values, return_inverse=True)
+    same = np.bincount(places, weights=alike, minlength=len(cuts))
+    other = np.bincount(places, weights=~alike, minlength=len(cuts))
+    right = same[::-1].cumsum()[::-1] + other.cumsum() - other  # alike from the cut on, and not alike below it
+    return float(cuts[int(np.argmax(right))])
 
 
 def word_vectors(known: Sequence[str], *texts: Sequence[str]) -> list[Any] | None:

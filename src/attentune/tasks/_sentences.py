@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"
+_NO_SPACES = re.compile(rf"[{_HAN}]")
 _WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
 
 
@@ -15,6 +17,21 @@ class UnicodeWords:
 
     def tokenize(self, text: str) -> list[str]:
         return _WORD.findall(text.lower())
+
+
+def mostly_of_other_letters(texts: Iterable[str]) -> bool:
+    """Whether more than half of the letters of more than half of the texts are others than a to z."""
+    counts = []
+    for text in texts:
+        letters = [letter for letter in text if letter.isalpha()]
+        counts.append(2 * sum(map(str.isascii, letters)) < len(letters))
+    return 2 * sum(counts) > len(counts)
+
+
+def mostly_without_spaces(texts: Iterable[str]) -> bool:
+    """The same of letters of Chinese and Japanese, which have no spaces between words."""
+    counts = [2 * len(_NO_SPACES.findall(text)) > sum(map(str.isalpha, text)) for text in texts]
+    return 2 * sum(counts) > len(counts)
 
 
 def sentences_of(text: str) -> list[str]:

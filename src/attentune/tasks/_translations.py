@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from attentune.tasks._extra import needed
+from attentune.tasks._sentences import mostly_without_spaces
 from attentune.tasks._tfidf import tf_idf
 from attentune.tasks.task import Scores
 
@@ -50,6 +51,16 @@ def score_translations(
         values["tokenised_bleu"] = float(plain.corpus_score([split_words(text) for text in texts], apart).score)
         signatures["tokenised_bleu"] = f"{plain.get_signature()} on lower-cased words and marks apart"
     return Scores(values, "bleu", text=str(scored), signatures=signatures, best=100)
+
+
+def misread_translations(texts: Sequence[str], tokenize: Tokenize) -> str | None:
+    """Why BLEU would take whole sentences of `texts` for words, and what mends it; None where it does not."""
+    if tokenize != "13a" or not mostly_without_spaces(texts):
+        return None
+    return (
+        "most texts are Chinese or Japanese, whose words tokenize=13a does not part: say tokenize=zh, or "
+        "tokenize=char of Japanese"
+    )
 
 
 def split_words(text: str) -> str:

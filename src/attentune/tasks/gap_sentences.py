@@ -31,9 +31,10 @@ from attentune.tasks._language_scores import NOT_COUNTED, Tally, totalled
 from attentune.tasks._sentences import overlap, sentences_of, words_of
 from attentune.tasks._sequences import FittedSequences, SequenceTask, texts_of
 from attentune.tasks._texts import Column, in_batches
-from attentune.tasks.task import Example, Fitted, Prediction, Scores
+from attentune.tasks.task import Array, Example, Fitted, Prediction, Scores
 
 MASK = SPECIAL["mask_token"]
+SCORED_TOKENS = 4096  # of the longer side of a batch whose losses are summed: each has a score for every token
 Choice = Literal["principal", "random"]
 
 
@@ -141,6 +142,11 @@ def chosen_sentences(sentences: tuple[str, ...], share: float, choose: Choice) -
     return tuple(sorted(best))
 
 
+def _longer_side(example: Example) -> Array:
+    source = example.source
+    return example.targets if source is None or len(source) < len(example.targets) else source
+
+
 @final
 class FittedGaps(Fitted):
     """`GapSentences` with its tokenizer: what `FittedSequences` makes of it, and the loss of what was left out."""
@@ -185,7 +191,7 @@ class FittedGaps(Fitted):
         model.eval()
         device, pieces = next(model.parameters()).device, self.inner.target_tokenizer.pieces
         found = [Tally()] * len(examples)
-        for chosen in in_batches([one.targets for one in examples]):
+        for chosen in in_batches([_longer_side(one) for one in examples], SCORED_TOKENS):
             part = self.inner.batch([examples[place] for place in chosen], device)
             logits = model(part.ids, part.layout, **part.inputs).logits.float()
             each = F.cross_entropy(logits.transpose(1, 2), part.targets, reduction="none", ignore_index=IGNORED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -113,9 +114,15 @@ class FittedMlm(Fitted):
         return self._hidden(whole.astype(np.int32), random)
 
     def _parts(self, ids: Array, least: int) -> list[Array]:
-        """At most a context of tokens and at `least` so many each, with those around them that the model is used to."""
+        """At most a context of tokens and at `least` so many each, with those around them that the model is used to.
+
+        A last part that would be too short has a token of the one before it.
+        """
         size = self.context - 2 * self.tokenizer.framed
-        parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+        starts = list(range(0, len(ids), size))
+        if len(starts) > 1 and size > LEAST:
+            starts[-1] = min(starts[-1], len(ids) - LEAST)
+        parts = [ids[start:end] for start, end in itertools.pairwise([*starts, len(ids)])]
         start, end = ([self.tokenizer.classifier], [self.tokenizer.separator]) if self.tokenizer.framed else ([], [])
         return [np.concatenate([start, part, end]).astype(np.int32) for part in parts if len(part) >= least]
 
@@ -175,12 +182,14 @@ class FittedMlm(Fitted):
                     fills[place] = self._fills(logits)
                 else:
                     self._count(one.targets[one.targets != IGNORED], logits, fields[number])
-        texts: list[list[str]] = [[] for _ in records]
+        whole: list[list[int]] = [[] for _ in records]  # a word or a text without spaces may lie across parts
         for (number, _), ids, found in zip(parts, restored, fills, strict=True):
-            texts[number].append(self.tokenizer.decode(ids))
+            whole[number] += (ids[1:-1] if self.tokenizer.framed else ids).tolist()
             if fields[number]["fills"] is not None:
                 fields[number]["fills"] += found
-        return [Prediction(" ".join(each), held) for each, held in zip(texts, fields, strict=True)]
+        return [
+            Prediction(self.tokenizer.decode(ids) if ids else "", held) for ids, held in zip(whole, fields, strict=True)
+        ]
 
     def _question(self, text: str) -> list[Example]:
         """The parts of a text with masks; what these stand for is not known."""

@@ -25,7 +25,16 @@ from attentune.shapes import Tensor
 from attentune.spec.model import ModelSpec
 from attentune.spec.run import DataSpec
 from attentune.tasks._matcher import Matcher
-from attentune.tasks._ranking import bm25, ranked, score_rankings, score_similarities, word_vectors
+from attentune.tasks._ranking import (
+    QUESTIONS,
+    best_cut,
+    bm25,
+    cosine_rows,
+    ranked,
+    score_rankings,
+    score_similarities,
+    word_vectors,
+)
 from attentune.tasks._texts import Column, cell, in_batches, padded, text_of, trained_tokenizer, warn_of_cuts
 from attentune.tasks.task import Array, Example, Fitted, Prediction, Scores, Task
 
@@ -33,7 +42,6 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 COLLECTION = "collection.json"
 RARE = 1e-3  # the a of a / (a + p)
-QUESTIONS = 256  # held against the collection at once
 
 
 @final
@@ -295,7 +303,7 @@ class FittedRetrieve(Fitted):
         if found is None:
             return {}
         texts, questions = found
-        tables = {"BM25": bm25(self.texts, asked), "TF-IDF": (questions @ texts.T).toarray()}
+        tables = {"BM25": bm25(self.texts, asked), "TF-IDF": cosine_rows(questions, texts)}
         return {
             name: self.score([ranked(row, self.texts, task.top) for row in table], records)
             for name, table in tables.items()
@@ -313,11 +321,9 @@ class FittedRetrieve(Fitted):
         vectors = word_vectors(known, *sides)
         if vectors is None:
             return found
-        cosines = np.asarray(vectors[0].multiply(vectors[1]).sum(1), dtype=np.float64).ravel()
-        seen, alike = cosines[: len(train)], grades >= 0.5
-        cuts = np.unique(seen)
-        cut = float(cuts[int(np.argmax([((seen >= each) == alike).mean() for each in cuts]))])
-        said = 0.5 + (cosines[len(train) :] - cut) / 2
+        shared = np.asarray(vectors[0].multiply(vectors[1]).sum(1), dtype=np.float64).ravel()
+        cut = best_cut(shared[: len(train)], grades >= 0.5)
+        said = 0.5 + (shared[len(train) :] - cut) / 2
         return {"TF-IDF": self.score([Prediction(float(one) * task.highest) for one in said], records), **found}
 
     def save(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, final
 from attentune.data.records import Record
 from attentune.tasks._extra import needed
 from attentune.tasks._pairs import PairTask
-from attentune.tasks._sentences import UnicodeWords, sentences_of
+from attentune.tasks._sentences import UnicodeWords, mostly_of_other_letters, sentences_of
 from attentune.tasks._sequences import texts_of
 from attentune.tasks.task import Scores
 
@@ -55,6 +55,11 @@ class Summarize(PairTask):
             f"rouge_score, F1, {self.words} words{', stemmed' * (self.words == 'english')}, best of several references"
         )
         return Scores(values, "rouge_l", signatures=dict.fromkeys(values, how), best=100)
+
+    def misread(self, texts: Sequence[str]) -> str | None:
+        if self.words == "english" and mostly_of_other_letters(texts):
+            return "most texts are of other letters than a to z, which ROUGE of english words leaves out: words=unicode"
+        return None
 
     def guesses(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, list[str]]:
         del train  # the beginning of a text needs no learning

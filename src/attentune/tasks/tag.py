@@ -100,9 +100,11 @@ class Tag(Task):
         return list(words)
 
     def tags_of(self, record: Record) -> list[str]:
-        """As many tags as tokens. Raises DataError where there are more or fewer."""
+        """As many tags as tokens. Raises DataError where there are more or fewer, or no list of tags."""
         held = cell(record, self.tags)
-        tags = held.split() if isinstance(held, str) else list(held or ())
+        tags = held.split() if isinstance(held, str) else [] if held is None else held
+        if not isinstance(tags, list | tuple):
+            raise DataError(f"{record.where}: column {self.tags!r} holds {held!r}, not a list of tags")
         if len(tags) != len(self.words_of(record)):
             raise DataError(f"{record.where}: {len(self.words_of(record))} tokens but {len(tags)} tags")
         return [str(tag) for tag in tags]
@@ -175,9 +177,20 @@ class FittedTag(Fitted):
         return Example(ids[: self.context], targets[: self.context])
 
     def tags_of(self, record: Record) -> list[str]:
-        """As many tags as tokens, those of entities in IOB2 however they are written."""
+        """As many tags as tokens, those of entities in IOB2 however they are written.
+
+        Raises:
+            DataError: there are more or fewer tags than tokens; or the model's tags are of entities, and one is not.
+        """
         tags = self.task.tags_of(record)
-        return as_iob2(tags, "iob2")[0] if self.spans and all(map(parted, tags)) else tags
+        if not self.spans:
+            return tags
+        if odd := [tag for tag in tags if parted(tag) is None]:
+            raise DataError(
+                f"{record.where}: tag {odd[0]!r} is neither O nor, as in training, B-, I-, E- or S- with a kind: "
+                "correct it or leave such sentences out"
+            )
+        return as_iob2(tags, "iob2")[0]
 
     def _known(self, tags: Sequence[str], record: Record) -> list[int]:
         for tag in tags:

@@ -11,7 +11,7 @@ from attentune.data.records import Record
 from attentune.tasks._pairs import PairTask
 from attentune.tasks._sequences import texts_of
 from attentune.tasks._texts import Column
-from attentune.tasks._translations import Tokenize, nearest, score_translations
+from attentune.tasks._translations import Tokenize, misread_translations, nearest, score_translations
 from attentune.tasks.task import Scores
 
 
@@ -44,6 +44,9 @@ class Transduce(PairTask):
 
     def measure(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
         return score_translations(texts, references, tokenize=self.tokenize, lowercase=self.lowercase)
+
+    def misread(self, texts: Sequence[str]) -> str | None:
+        return misread_translations(texts, self.tokenize)
 
     def guesses(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, list[str]]:
         train = list(train)

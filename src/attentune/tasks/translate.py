@@ -7,7 +7,7 @@ from typing import Literal, final
 
 from attentune.data.records import Record
 from attentune.tasks._pairs import PairTask
-from attentune.tasks._translations import Tokenize, nearest, score_translations
+from attentune.tasks._translations import Tokenize, misread_translations, nearest, score_translations
 from attentune.tasks.task import Scores
 
 
@@ -24,6 +24,9 @@ class Translate(PairTask):
 
     def measure(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
         return score_translations(texts, references, tokenize=self.tokenize, lowercase=self.lowercase)
+
+    def misread(self, texts: Sequence[str]) -> str | None:
+        return misread_translations(texts, self.tokenize)
 
     def guesses(self, train: Iterable[Record], records: Sequence[Record]) -> dict[str, list[str]]:
         train = list(train)

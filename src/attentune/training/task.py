@@ -79,10 +79,15 @@ def read_parts(
     With `folds` the validation records will be trained on too, so that test records must not stand among them either.
 
     Raises:
-        DataError: a file cannot be read, with its line; or `data` names none.
+        DataError: a file cannot be read, with its line; or `data` names none, or a share to draw beside a file.
     """
     if data.path is None:
         raise DataError("a task needs records: name their file with --data")
+    if validation_path is not None and data.validation != DataSpec.model_fields["validation"].default:
+        raise DataError(
+            f"data.validation={data.validation:g} would be drawn from the training records, but those to validate by "
+            f"are of {validation_path}; say one of both"
+        )
     train = read(task, data.path, data, progress=progress)
     like = TableShape.of(train[0], task.columns)
     test = [] if test_path is None else read(task, test_path, data, like=like, progress=progress)
