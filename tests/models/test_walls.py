@@ -71,6 +71,7 @@ def test_decoded_in_uneven_chunks_it_equals_the_whole_row(name: str, chunks: tup
     assert torch.allclose(in_chunks(model, ids, chunks, context=context), whole, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_compiled_they_equal_themselves() -> None:
     run_without_shape_checks(CASES, at_least=-(-len(PROBES) // 2) + 2)
 

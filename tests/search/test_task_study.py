@@ -106,7 +106,8 @@ def test_noise_is_said_to_be_noise(study: tuple[StudyResult, Path, Listener]) ->
     assert said == ("noise" in (result.attention.verdict, result.tuning.verdict))
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(130, marks=pytest.mark.slow)])
+@pytest.mark.slow  # that of a text is killed by default
+@pytest.mark.parametrize("count", [30, 130])
 def test_a_killed_study_goes_on_to_the_same_result(
     study: tuple[StudyResult, Path, Listener], records: Path, tmp_path: Path, count: int
 ) -> None:

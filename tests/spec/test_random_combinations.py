@@ -37,6 +37,7 @@ FOUND = [  # by earlier draws
 ]
 
 
+@pytest.mark.slow  # each is compiled for some of the kernels
 @pytest.mark.parametrize(("text", "layout", "length", "seed"), FOUND)
 def test_what_was_found_before(text: str, layout: str, length: int, seed: int) -> None:
     computes_or_refuses((read_layer(text), layout, length, torch.float64, seed))
