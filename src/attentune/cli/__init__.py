@@ -18,7 +18,7 @@ from importlib import import_module
 
 from attentune import __version__
 from attentune.cli.parsing import Help, parse
-from attentune.cli.words import UsageError
+from attentune.cli.words import UsageError, value_of
 from attentune.errors import AttentuneError, near
 
 COMMANDS = {
@@ -101,8 +101,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _interrupted(arguments: list[str]) -> str:
     again = shlex.join(["attentune", *arguments])
-    words = " ".join(arguments).replace("=", " ") + " "
-    piped = any(f"{flag} - " in words for flag in PIPED)
+    piped = any(value_of(flag, arguments) == "-" for flag in PIPED)
     if arguments and arguments[0] in GOES_ON and not piped:
         return f"interrupted; the same command goes on where it stopped: {again}"
     flags = {argument.partition("=")[0] for argument in arguments}

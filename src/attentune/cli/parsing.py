@@ -24,7 +24,7 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from attentune.cli.task_defaults import with_task_defaults
-from attentune.cli.words import UsageError, gather
+from attentune.cli.words import UsageError, gather, value_of
 from attentune.errors import AttentuneError, near
 from attentune.spec.run import DataSpec
 from attentune.spec.start import StartSpec
@@ -62,6 +62,7 @@ class CommandOptions(Frozen):
 
 
 Chosen = TypeVar("Chosen", bound=CommandOptions)
+Group = TypeVar("Group", bound=Frozen)
 
 
 def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, examples: str) -> Chosen:
@@ -94,26 +95,22 @@ def parse(options: type[Chosen], arguments: Sequence[str], *, command: str, exam
     return _remembering(chosen, None if default is tyro.MISSING_NONPROP else default, typed)
 
 
-Group = TypeVar("Group", bound=Frozen)
-
-
-def _remembering(value: Group, said: Frozen | None, typed: Set[str], prefix: str = "--") -> Group:
-    """`value` whose `model_fields_set` holds what the file (as in `said`) or an argument says, be it the default.
+def _remembering(value: Group, file: Frozen | None, typed: Set[str], prefix: str = "--") -> Group:
+    """`value` whose `model_fields_set` holds what the `file` or an argument says, be it the default.
 
     tyro hands over all fields alike.
     """
     changes: dict[str, Frozen] = {}
-    names = set() if said is None else set(said.model_fields_set)
+    names = set() if file is None else set(file.model_fields_set)
     for name, field in type(value).model_fields.items():
-        flag = prefix + (field.alias or name).replace("_", "-")
-        held = getattr(value, name)
+        leaf, held = (field.alias or name).replace("_", "-"), getattr(value, name)
         if isinstance(held, Frozen):
-            before = getattr(said, name, None)
-            changes[name] = _remembering(held, before if isinstance(before, Frozen) else None, typed, f"{flag}.")
+            before = getattr(file, name, None)
+            before = before if isinstance(before, Frozen) else None
+            changes[name] = _remembering(held, before, typed, f"{prefix}{leaf}.")
             if changes[name].model_fields_set:
                 names.add(name)
-        group, _, leaf = flag.removeprefix("--").rpartition(".")
-        if {flag, f"--{group}{'.' if group else ''}no-{leaf}"} & typed:
+        if {f"{prefix}{leaf}", f"{prefix}no-{leaf}"} & typed:
             names.add(name)
     found = value.model_copy(update=changes)
     object.__setattr__(found, "__pydantic_fields_set__", names)
@@ -133,10 +130,11 @@ def _in_full(argument: str, options: type[Frozen]) -> str:
 def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
     """The options with what the file of `--config` says, and what a task wants, as the default that flags override."""
     has_tasks = {"task", "context", "data"} <= options.model_fields.keys()
-    path = _config_path(arguments)
-    if path is None:
+    named = value_of("--config", arguments)
+    if named is None:
         unsaid = with_task_defaults({}, arguments) if has_tasks else {}
         return options(**unsaid) if unsaid else tyro.MISSING_NONPROP
+    path = Path(named)
     table = options.understood(read_toml(path), path)
     table = with_task_defaults(table, arguments) if has_tasks else table
     keys = set(options.model_fields) - {"config", "json_"}
@@ -151,15 +149,6 @@ def _from_file(options: type[Chosen], arguments: Sequence[str]) -> Any:
         said = str(error).removeprefix(f"{options.__name__}.").removeprefix(f"{options.__name__}: ")
         said = NESTED.sub(r"\1.", said)
         raise UsageError(f"{path}: {said}") from None
-
-
-def _config_path(arguments: Sequence[str]) -> Path | None:
-    for position, argument in enumerate(arguments):
-        if argument == "--config" and position + 1 < len(arguments):
-            return Path(arguments[position + 1])
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config="))
-    return None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

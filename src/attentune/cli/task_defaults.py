@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from attentune.cli.words import value_of
+
 TOKENIZER: Final = "bpe"
 CONTEXT: Final = 128  # tokens
 LANGUAGE: Final = "lm"  # the task that is a language model
@@ -24,24 +26,13 @@ def with_task_defaults(table: Mapping[str, Any], arguments: Sequence[str]) -> di
 
     A model that training starts from brings a tokenizer of its own.
     """
-    task = _last("--task", arguments) or table.get("task")
+    task = value_of("--task", arguments) or table.get("task")
     if not isinstance(task, str) or is_language(task):
         return dict(table)
     found = {"context": CONTEXT, **table}
     data, start = table.get("data", {}), table.get("start", {})
-    begun = _last("--start.path", arguments) or (isinstance(start, dict) and start.get("path"))
-    adopted = _last("--data.tokenizer-from", arguments) or _last("--data.tokenizer_from", arguments)
+    begun = value_of("--start.path", arguments) or (isinstance(start, dict) and start.get("path"))
+    adopted = value_of("--data.tokenizer-from", arguments) or value_of("--data.tokenizer_from", arguments)
     if isinstance(data, dict) and not begun and not adopted and not data.get("tokenizer_from"):
         found["data"] = {"tokenizer": TOKENIZER, **data}
-    return found
-
-
-def _last(flag: str, arguments: Sequence[str]) -> str | None:
-    """What `--flag VALUE` or `--flag=VALUE` says."""
-    found = None
-    for place, argument in enumerate(arguments):
-        if argument == flag and place + 1 < len(arguments):
-            found = arguments[place + 1]
-        elif argument.startswith(f"{flag}="):
-            found = argument.removeprefix(f"{flag}=")
     return found

@@ -33,6 +33,17 @@ class _Group:
         return [self.flag, *self.values] if self.flag else self.values
 
 
+def value_of(flag: str, words: Sequence[str]) -> str | None:
+    """What `--flag VALUE` or `--flag=VALUE` says, the last of several; None where it is not there."""
+    found = None
+    for place, word in enumerate(words):
+        if word == flag and place + 1 < len(words):
+            found = words[place + 1]
+        elif word.startswith(f"{flag}="):
+            found = word.removeprefix(f"{flag}=")
+    return found
+
+
 def gather(words: Sequence[str], flags: Mapping[str, bool]) -> list[str]:
     """`words` with the values of each repeated flag behind its first occurrence.
 

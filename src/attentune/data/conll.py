@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Generator
@@ -18,9 +20,12 @@ from attentune.errors import DataError, near
 TOKENS, TAGS = "tokens", "tags"
 """The columns that a record has; of a file without tags the first alone."""
 
-SPACE = " \t\r\n\ufeff"  # not those that may be tokens, such as the ideographic space
-DOCUMENT = "-DOCSTART-"
+_SPACE = " \t\r\n\ufeff"  # not those that may be tokens, such as the ideographic space
+_DOCUMENT = "-DOCSTART-"
 _SHOWN = 5  # lines in a warning
+_FIRST = 1000  # lines that show whether each is a token
+_LONGEST = 1 << 16  # characters of such a line
+_CLAUSES = re.compile(r"\w[。！？；，]|[。！？；，]\w")  # what is no token, although no space stands in it
 _GUESSED: tuple[Scheme, ...] = ("iob2", "iob1", "bioes")  # the first of those that are broken least
 
 Sentence = list[tuple[int, str, str]]
@@ -130,6 +135,32 @@ def conll_records(
         yield Record(values, f"{file.name}, line {sentence[0][0]}")
 
 
+def has_tokens(file: DataFile, codec: str) -> bool:
+    """Whether each of the first lines is a token, with its tags or without, and not a text.
+
+    Raises:
+        DataError: that cannot be told.
+    """
+    with contextlib.closing(file.lines(codec)) as lines:
+        begins = [line[:_LONGEST].strip(_SPACE) for line in itertools.islice(lines, _FIRST)]
+    held = [line for line in begins if line]
+    if held and (held[0].startswith(_DOCUMENT) or all("\t" in line for line in held)):
+        return True
+    rows = [re.split("[ \t]+", line) for line in held]
+    if len(rows) < 2 or len({len(row) for row in rows}) > 1:
+        return False
+    if len(rows[0]) == 1:
+        last = max(number for number, line in enumerate(begins) if line)
+        if "" in begins[:last] and not any(_CLAUSES.search(line) for line in held):
+            return True
+    elif all(parted(row[-1]) for row in rows) and any(row[-1] == "O" for row in rows):
+        return True
+    raise DataError(
+        f"{file.name}: neither its ending nor its lines tell whether each is a token or a text; name the format "
+        "(of predict: --input-format): conll or lines"
+    )
+
+
 def _report(name: str, survey: _Survey, scheme: Scheme, *, strict: bool) -> None:
     if scheme != "plain" and survey.odd is not None:
         line, tag = survey.odd
@@ -189,8 +220,8 @@ def _lines(file: DataFile, codec: str) -> Generator[tuple[int, list[str]], None,
     tabs: bool | None = None
     width = 0
     for number, line in enumerate(file.lines(codec), start=1):
-        stripped = line.strip(SPACE)
-        if not stripped or stripped.startswith(DOCUMENT):
+        stripped = line.strip(_SPACE)
+        if not stripped or stripped.startswith(_DOCUMENT):
             yield number, []
             continue
         tabs = "\t" in line if tabs is None else tabs

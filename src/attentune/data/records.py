@@ -6,13 +6,12 @@ import contextlib
 import csv
 import itertools
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from attentune.data.columns import Columns
-from attentune.data.conll import DOCUMENT, SPACE, TAGS, TOKENS, conll_records
+from attentune.data.conll import TAGS, TOKENS, conll_records, has_tokens
 from attentune.data.record import Record, missing_column
 from attentune.data.shape import TableShape
 from attentune.data.squad import ANSWERS, is_squad, squad_records
@@ -26,7 +25,6 @@ from attentune.data.tables import (
     parsed_json,
     separated_rows,
 )
-from attentune.data.tagging import parted
 from attentune.errors import DataError, near
 
 __all__ = ["Format", "Record", "files_of", "iterate_records", "read_records"]
@@ -55,8 +53,6 @@ _MARKS: tuple[tuple[str, Format], ...] = (("\t", "tsv"), (",", "csv"))
 _PROGRESS_EVERY = 1000  # records
 _LOOKED_AT = 1 << 16  # characters of a first line
 _FIRST = 20  # lines that show whether there are columns
-_FIRST_TOKENS = 1000  # lines that show whether each is a token
-_CLAUSES = re.compile(r"\w[。！？；，]|[。！？；，]\w")  # what is no token, although no space stands in it
 
 
 def read_records(
@@ -302,7 +298,7 @@ def _shown_format(
         return "jsonl"
     if TAGS in names and set(names) <= {TOKENS, TAGS}:
         return "conll"
-    if set(names) == {TOKENS} and _has_tokens(file, encoding):
+    if set(names) == {TOKENS} and has_tokens(file, file.codec(encoding)):
         return "conll"
     choice = Columns(names, header)
     for mark, kind in _MARKS:
@@ -316,30 +312,4 @@ def _shown_format(
     raise DataError(
         f"{file.name}: neither its ending nor its first line tells how to read {', '.join(names) or 'it'}; "
         f"name the format: {', '.join(_FORMATS)}"
-    )
-
-
-def _has_tokens(file: DataFile, encoding: str | None) -> bool:
-    """Whether each of the first lines is a token, with its tags or without, and not a text.
-
-    Raises:
-        DataError: that cannot be told.
-    """
-    with contextlib.closing(file.lines(file.codec(encoding))) as lines:
-        begins = [line[:_LOOKED_AT].strip(SPACE) for line in itertools.islice(lines, _FIRST_TOKENS)]
-    held = [line for line in begins if line]
-    if held and (held[0].startswith(DOCUMENT) or all("\t" in line for line in held)):
-        return True
-    rows = [re.split("[ \t]+", line) for line in held]
-    if len(rows) < 2 or len({len(row) for row in rows}) > 1:
-        return False
-    if len(rows[0]) == 1:
-        last = max(number for number, line in enumerate(begins) if line)
-        if "" in begins[:last] and not any(_CLAUSES.search(line) for line in held):
-            return True
-    elif all(parted(row[-1]) for row in rows) and any(row[-1] == "O" for row in rows):
-        return True
-    raise DataError(
-        f"{file.name}: neither its ending nor its lines tell whether each is a token or a text; name the format "
-        "(of predict: --input-format): conll or lines"
     )

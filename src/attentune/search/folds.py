@@ -58,14 +58,20 @@ def fold_of_each(task: Task, records: Sequence[Record], folds: int) -> list[int]
     """
     groups = Groups.of(task, records)
     groups.check(folds)
-    drawn = [groups.places[number] for number in np.random.default_rng(0).permutation(len(groups.places))]
-    sizes, held = [0] * folds, Counter[tuple[int, str]]()
-    found = [0] * len(records)
+    labels = None if task.drawn_by is None else [str(one[task.drawn_by]) for one in records]
+    return spread(groups.places, folds, labels)
+
+
+def spread(groups: Sequence[Sequence[int]], parts: int, labels: Sequence[str] | None = None) -> list[int]:
+    """The number of the part that each place goes to, whole groups together; see `fold_of_each`."""
+    drawn = [groups[number] for number in np.random.default_rng(0).permutation(len(groups))]
+    sizes, held = [0] * parts, Counter[tuple[int, str]]()
+    found = [0] * sum(map(len, groups))
     for places in sorted(drawn, key=len, reverse=True):
-        label = "" if task.drawn_by is None else str(records[places[0]][task.drawn_by])
-        fold = min(range(folds), key=lambda number: (held[number, label], sizes[number]))
-        sizes[fold] += len(places)
-        held[fold, label] += len(places)
+        label = "" if labels is None else labels[places[0]]
+        part = min(range(parts), key=lambda number: (held[number, label], sizes[number]))
+        sizes[part] += len(places)
+        held[part, label] += len(places)
         for place in places:
-            found[place] = fold
+            found[place] = part
     return found

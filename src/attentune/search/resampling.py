@@ -14,6 +14,7 @@ import numpy as np
 
 from attentune.data.records import Record
 from attentune.errors import AttentuneError
+from attentune.search.folds import spread
 from attentune.tasks.task import Prediction, Scores
 
 PARTS = 20  # more of them take longer, and make the band hardly narrower: Student's quantile is 2.09 instead of 1.96
@@ -44,12 +45,7 @@ def losses_left_out(
     parts = min(PARTS, len(together))
     if parts < 2:
         return ()
-    part_of, sizes = np.zeros(count, dtype=np.int64), [0] * parts
-    drawn = [together[number] for number in np.random.default_rng(0).permutation(len(together))]
-    for places in sorted(drawn, key=len, reverse=True):  # the large ones first, each into the smallest part
-        part = sizes.index(min(sizes))
-        part_of[list(places)] = part
-        sizes[part] += len(places)
+    part_of = np.array(spread(together, parts))
     alone = slow and count >= FEWEST_ALONE * PARTS
     found = []
     for part in range(parts):
